@@ -1,0 +1,56 @@
+"""How a conversation is written.  A dialect is a module of pure functions over bytes: no await, no socket."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from gateway.body import Fields
+from gateway.errors import GatewayError, UpstreamError
+from gateway.exchange import Answer, Usage
+
+
+@dataclass(slots=True)
+class Chunk:
+    """A part of an answer.  An answer that is not streamed is a stream of one chunk."""
+
+    raw: bytes = b""  # as the provider wrote it: forwarded untouched where both ends speak alike
+    text: str | None = None  # decoded only where somebody looks
+    usage: Usage | None = None
+    last: bool = False
+
+
+class Reader(Protocol):
+    """Bytes in, chunks out, however the bytes were cut.  Used for one answer, then thrown away.
+
+    Neither method raises: what was good before an error is handed out first, then `failure` says what broke.
+    """
+
+    answer: Answer
+    failure: UpstreamError | None
+    rejected: str  # the field of a usage that made no sense
+
+    def feed(self, data: bytes) -> list[Chunk]: ...
+
+    def close(self) -> list[Chunk]:
+        """The provider's side ended."""
+
+
+class Dialect(Protocol):
+    """A way of writing, as callers read it and as providers speak it.  A module: mypy accepts one where this is asked."""
+
+    name: str
+
+    def write_error(self, error: GatewayError, request_id: str) -> bytes: ...
+
+    def write_error_event(self, error: GatewayError, request_id: str) -> bytes: ...
+
+    def write_ping(self) -> bytes: ...
+
+    def write_summary(self, facts: dict[str, str | int | bool | None]) -> bytes: ...
+
+    def write_call(self, fields: Fields, body: bytes, model: str, asked: str, want_usage: bool) -> bytes: ...
+
+    def reader(self, stream: bool, look: bool, wants_usage: bool) -> Reader: ...
+
+    def read_error(self, status: int, body: bytes) -> UpstreamError: ...

@@ -1,0 +1,178 @@
+"""One request, from its first byte to its bill: the one object that flows through the gateway."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+
+if TYPE_CHECKING:  # names only: nothing above this file is imported
+    from gateway.body import Fields
+    from gateway.dialects import Chunk, Dialect, Reader
+    from gateway.errors import GatewayError
+    from gateway.targets import Target
+
+Content = Literal["none", "redacted", "full"]
+
+
+@dataclass(slots=True, frozen=True)
+class Caller:
+    """Who is asking: a team, by one of its keys."""
+
+    team: str
+    key: str  # the key's name; the key itself is kept nowhere
+    models: frozenset[str] | None = None  # None: every configured model
+    provider: str | None = None  # where calls go that name no model
+    content: Content = "none"  # what of prompts and answers may be kept
+
+
+@dataclass(slots=True)
+class Usage:
+    """Tokens of one attempt.  `input` holds every input token and `output` every output token: the rest are parts of them."""
+
+    input: int = 0
+    output: int = 0
+    cache_read: int = 0  # of input: read from the provider's prompt cache
+    cache_write: int = 0  # of input: written to it, kept 5 minutes
+    cache_write_1h: int = 0  # of input: written to it, kept 1 hour
+    reasoning: int = 0  # of output
+    audio_input: int = 0  # of input; audio_cache_read is the part of it that was cached
+    audio_cache_read: int = 0
+    audio_output: int = 0  # of output
+    image_input: int = 0  # of input; image_cache_read is the part of it that was cached
+    image_cache_read: int = 0
+    image_output: int = 0  # of output
+    estimated: bool = False  # counted here, because the provider did not say
+
+
+class Upload(Protocol):
+    """A body that passes through; it can be read once, so its call cannot be tried again."""
+
+    def pieces(self, model: str) -> AsyncGenerator[bytes, None]:
+        """The body, with the provider's name of the model where it holds one."""
+
+    def length(self, model: str) -> int | None:
+        """Bytes of it; None where the caller did not say."""
+
+
+@dataclass(slots=True)
+class Answer:
+    """What was seen of a provider's answer as it went by."""
+
+    id: str = ""
+    model: str = ""
+    tier: str = ""  # the service tier the provider says it served
+    fingerprint: str = ""
+    finish: list[str] = field(default_factory=list)  # finish reasons, one per choice
+    text: list[str] = field(default_factory=list)  # pieces in order, for counting where usage is missing
+    tool_calls: int = 0
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One try at one target.  Times are time.perf_counter_ns(); 0 means it did not happen."""
+
+    target: Target
+    span_id: int = 0
+    started: int = 0
+    sent: int = 0  # the request's first byte left
+    headers: int = 0  # the answer's head arrived
+    first_byte: int = 0  # the answer's first chunk arrived
+    ended: int = 0
+    status: int = 0  # the provider's HTTP status
+    answer: Answer = field(default_factory=Answer)
+    usage: Usage | None = None
+    rejected: str = ""  # the field of a usage that made no sense
+    cost: int | None = 0  # nano-USD; None: billed, but no price or no usage is known
+    price: str = ""  # the revision of the price it was computed with
+    complete: bool = False  # False: the provider may have billed more than we saw …
+    free: bool = False  # … unless it certainly billed nothing
+    error: GatewayError | None = None
+    why: str = ""  # why this target was tried: first | fallback: <code of the error before>
+    provider_request_id: str = ""
+
+
+class Decision(NamedTuple):
+    """What one policy said, and how long it took."""
+
+    policy: str
+    hook: str  # admit | attempt | screen | settle
+    outcome: str  # passed | answered | held | denied:<code> | failed
+    took: int  # ns
+
+
+class Trace(NamedTuple):
+    """W3C trace context of this request."""
+
+    trace_id: int  # 128 bits
+    parent_id: int  # 64 bits; 0: the trace starts here
+    span_id: int  # 64 bits: our SERVER span
+    sampled: bool
+    state: str = ""  # tracestate, as it came
+
+
+@dataclass(slots=True, eq=False)
+class Exchange:
+    """One request.  Times are time.perf_counter_ns() unless said otherwise."""
+
+    # asked
+    id: str
+    endpoint: str  # chat | completions | embeddings | relay | …: the metric label
+    operation: str  # OTel gen_ai.operation.name
+    method: str
+    path: str
+    route: str  # the route's template, for spans and metrics
+    started: int
+    started_at: int  # wall clock, ns since the epoch
+    trace: Trace
+    caller: Caller
+    dialect: Dialect  # in which the caller is answered
+    model: str = ""  # as the caller wrote it
+    alias: str = ""  # the configured model behind it; empty where none is
+    stream: bool = False
+    wants_usage: bool = True  # False: the caller did not ask for usage on its stream
+    call: Any = None  # the decoded part of the body; its type belongs to the endpoint
+    texts: Callable[[], list[str]] | None = None  # what the caller wrote, for counting; None: not countable
+    body: bytes = b""
+    fields: Fields = field(default_factory=dict)  # the body's top-level fields, each as it was written
+    upload: Upload | None = None  # a body that is streamed, not held
+    asks_usage: bool = False  # the provider is to be asked for usage on this stream
+    upstream_path: str = ""  # below the provider's base_url, with its query
+    reader: Callable[[Mapping[str, str]], Reader] | None = None  # reads a relayed answer, given its head
+    headers: Mapping[bytes, bytes] = field(default_factory=dict)
+    session: str = ""
+    user: str = ""
+    feature: str = ""
+    tags: tuple[str, ...] = ()
+    client: str = ""  # the caller's address
+    # decided
+    decisions: list[Decision] = field(default_factory=list)
+    answer: AsyncGenerator[Chunk, None] | None = None  # set by a policy that answers in the provider's place
+    cache: str = ""  # hit | semantic | coalesced | miss | bypass
+    provider: str = ""  # where a call goes that names no model
+    max_attempts: int = 1
+    # happened
+    attempts: list[Attempt] = field(default_factory=list)
+    status: int = 0  # the HTTP status the caller received
+    first_byte: int = 0  # the answer's first byte left for the caller
+    ended: int = 0
+    sent_bytes: int = 0
+    draining: bool = False  # the caller hung up; the answer is read to its end for its usage
+    upstream: int = 0  # ns spent waiting for providers before the first byte left
+    error: GatewayError | None = None  # None if and only if the caller received a complete reply
+    output: list[str] = field(default_factory=list)  # the answer's text, kept only where the team asks for content
+
+    @property
+    def final(self) -> Attempt | None:
+        """The attempt that answered, or the last that failed."""
+        return self.attempts[-1] if self.attempts else None
+
+    @property
+    def cost(self) -> int | None:
+        """nano-USD of all attempts; None where what one of them costs is not known."""
+        total = 0
+        for attempt in self.attempts:
+            if attempt.cost is None:
+                return None
+            total += attempt.cost
+        return total

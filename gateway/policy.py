@@ -1,0 +1,36 @@
+"""What a policy is: four hooks and one promise."""
+
+from __future__ import annotations
+
+from typing import Generic, TypeVar
+
+from gateway.dialects import Chunk
+from gateway.exchange import Attempt, Exchange
+
+Receipt = TypeVar("Receipt")
+
+
+class Policy(Generic[Receipt]):
+    """Whatever `admit` or `attempt` returns comes back to `settle`, once, whatever happens in between.
+
+    Override what you need: a hook that is not overridden costs nothing.
+    """
+
+    name = ""  # set by the loader to the name under which config.yaml uses it
+    fail_open = False  # when the policy itself breaks: refuse the call (False), or let it pass
+    looks = True  # does `screen` read chunk.text?  when no policy does, answers are forwarded as they came
+
+    async def admit(self, x: Exchange) -> Receipt | None:
+        """Once, before anything else.  Raise Denied to refuse; set x.answer to answer in the provider's place."""
+        return None
+
+    async def attempt(self, x: Exchange, attempt: Attempt) -> Receipt | None:
+        """Before each try at a target: the last moment before bytes leave for a provider."""
+        return None
+
+    async def screen(self, x: Exchange, chunk: Chunk) -> Chunk | None:
+        """On the way back, once per chunk.  Return another to change it, None to hold it back, raise Denied to stop."""
+        return chunk
+
+    def settle(self, x: Exchange, receipt: Receipt) -> None:
+        """When the request, or the attempt, is over.  Reports; never awaits, so that nothing can interrupt it."""
