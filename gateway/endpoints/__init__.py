@@ -1,0 +1,211 @@
+"""What callers may ask.  Here: from bytes to an Exchange, the part that every endpoint shares."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from random import getrandbits
+from typing import Final, Generic, TypeVar
+
+import msgspec
+from starlette.types import Receive, Scope, Send
+
+from gateway import body as bodies
+from gateway.dialects import Dialect
+from gateway.errors import BadCall, ClientGone
+from gateway.exchange import Caller, Exchange, Trace
+from gateway.keys import Keys
+from gateway.pipeline import Pipeline
+from gateway.presence import Hangup
+from gateway.reply import Reply
+
+CallType = TypeVar("CallType", bound=msgspec.Struct)
+
+NOBODY: Final = Caller("", "")
+_LONGEST: Final = 200  # characters of a caller's label that are kept
+
+# Where callers put their labels; ours first, then what other gateways' users already send.
+_SESSION: Final = (b"x-session-id", b"x-litellm-session-id", b"helicone-session-id", b"x-portkey-trace-id")
+_USER: Final = (b"x-user-id", b"x-litellm-end-user-id", b"helicone-user-id")
+_TAGS: Final = (b"x-tags", b"x-litellm-tags")
+_PROPERTY: Final = b"helicone-property-"
+
+
+@dataclass(slots=True, frozen=True)
+class House:
+    """What endpoints need of the running gateway."""
+
+    keys: Keys
+    pipeline: Pipeline
+    dialect: Dialect  # in which callers are answered
+    trace: Callable[[bytes | None, bytes | None, bool], Trace]
+    body_limit: int  # bytes
+
+
+@dataclass(slots=True, frozen=True)
+class Kind:
+    """One family of calls, in the words of metrics, spans and routes."""
+
+    endpoint: str  # chat | completions | embeddings | …
+    operation: str  # OTel gen_ai.operation.name
+    route: str
+    upstream_path: str  # below a provider's base_url
+
+
+def open_exchange(scope: Scope, house: House, kind: Kind) -> Exchange:
+    """The request as it arrived: not identified, not read."""
+    headers: dict[bytes, bytes] = dict(scope["headers"])
+    now = time.time_ns()
+    client = scope["client"]
+    x = Exchange(
+        id=f"req_{(now // 1_000_000) << 80 | getrandbits(80):032x}",  # sorts by time
+        endpoint=kind.endpoint,
+        operation=kind.operation,
+        method=scope["method"],
+        path=scope["path"],
+        route=kind.route,
+        started=time.perf_counter_ns(),
+        started_at=now,
+        trace=house.trace(None, None, False),
+        caller=NOBODY,
+        dialect=house.dialect,
+        upstream_path=kind.upstream_path,
+        headers=headers,
+        client=client[0] if client else "",
+    )
+    _label(x, headers)
+    return x
+
+
+def identify(x: Exchange, scope: Scope, house: House) -> None:
+    """Before the body is read.  Only a known caller's trace is continued."""
+    x.caller = house.keys.identify(x.headers, scope["headers"])
+    if (parent := x.headers.get(b"traceparent")) is not None:
+        x.trace = house.trace(parent, x.headers.get(b"tracestate"), True)
+
+
+async def read_body(scope: Scope, receive: Receive, limit: int, headers: Mapping[bytes, bytes]) -> bytes:
+    """The whole body.  Raises BadCall when it is over the limit (without reading on), or compressed."""
+    if headers.get(b"content-encoding", b"identity") != b"identity":
+        raise BadCall("Send the body without Content-Encoding.", code="unsupported_encoding", status=415)
+    length = headers.get(b"content-length")
+    if length is not None and int(length) > limit:
+        raise _too_large(limit)
+    message = await receive()
+    if message["type"] == "http.request" and not message.get("more_body", False):
+        body: bytes = message["body"]
+        if len(body) > limit:
+            raise _too_large(limit)
+        return body
+    pieces: list[bytes] = []
+    size = 0
+    while True:
+        if message["type"] == "http.disconnect":
+            raise ClientGone("The caller hung up before the request was whole.")
+        pieces.append(message["body"])
+        size += len(message["body"])
+        if size > limit:
+            raise _too_large(limit)
+        if not message.get("more_body", False):
+            return b"".join(pieces)
+        message = await receive()
+
+
+def name_model(x: Exchange, house: House, model: str) -> None:
+    """The model asked for, and the configured one behind it.  Raises BadCall where there is none."""
+    x.model = model
+    found = house.pipeline.targets.find(model)
+    if found is None:
+        raise BadCall(
+            f"The model '{printable(model)}' does not exist here. GET /v1/models lists those your team may use.",
+            code="model_not_found", status=404, param="model",
+        )  # fmt: skip
+    x.alias = found.name
+    x.max_attempts = found.max_attempts
+
+
+class JsonEndpoint(Generic[CallType]):
+    """POST with a JSON body that names a model: an ASGI application."""
+
+    def __init__(
+        self, house: House, kind: Kind, call: type[CallType], understand: Callable[[Exchange, CallType], None]
+    ) -> None:
+        self._house = house
+        self._kind = kind
+        self._decoder = msgspec.json.Decoder(call)
+        self._understand = understand
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        house = self._house
+        x = open_exchange(scope, house, self._kind)
+        hangup: Hangup = scope["hangup"]
+
+        async def read(x: Exchange) -> None:
+            require_method(x, "POST")
+            identify(x, scope, house)
+            kind = x.headers.get(b"content-type", b"")
+            if kind and b"json" not in kind.lower():
+                raise BadCall("Send 'Content-Type: application/json'.", code="unsupported_media_type", status=415)
+            x.body = await read_body(scope, receive, house.body_limit, x.headers)
+            call, x.fields = await bodies.read(x.body, self._decoder)
+            x.call = call
+            name_model(x, house, call.model)  # type: ignore[attr-defined]  # every call names its model
+            self._understand(x, call)
+
+        await house.pipeline.run(x, read, Reply(x, send, hangup), hangup)
+
+
+Read = Callable[[Exchange], Awaitable[None]]
+
+
+def require_method(x: Exchange, *allowed: str) -> None:
+    if x.method not in allowed:
+        raise BadCall(f"{x.path} takes {' or '.join(allowed)}.", code="method_not_allowed", status=405)
+
+
+def printable(text: str) -> str:
+    """A caller's word as it may stand in a message: one line, no control characters, not long."""
+    return "".join(c if c.isprintable() else "?" for c in text[:128])
+
+
+def _too_large(limit: int) -> BadCall:
+    return BadCall(f"The body is over the limit of {limit // 1_048_576} MiB.", code="body_too_large", status=413)
+
+
+def _label(x: Exchange, headers: Mapping[bytes, bytes]) -> None:
+    """Session, user, feature and tags: they describe a request, and decide nothing."""
+    for name in _SESSION:
+        if name in headers:
+            x.session = _text(headers[name])
+            break
+    for name in _USER:
+        if name in headers:
+            x.user = _text(headers[name])
+            break
+    if b"x-feature" in headers:
+        x.feature = _text(headers[b"x-feature"])
+    tags: list[str] = []
+    for name in _TAGS:
+        if name in headers:
+            tags += [tag.strip() for tag in _text(headers[name]).split(",")]
+    if b"x-portkey-metadata" in headers:
+        _read_metadata(x, headers[b"x-portkey-metadata"], tags)
+    for name in headers:
+        if name.startswith(_PROPERTY):
+            tags.append(f"{name[len(_PROPERTY) :].decode()}={_text(headers[name])}")
+    if tags:
+        x.tags = tuple(tag for tag in tags if tag)[:32]
+
+
+def _read_metadata(x: Exchange, raw: bytes, tags: list[str]) -> None:
+    try:
+        said = msgspec.json.decode(raw, type=dict[str, str])
+    except msgspec.DecodeError:
+        return  # a label that cannot be read labels nothing
+    x.user = x.user or said.pop("_user", "")[:_LONGEST]
+    tags += [f"{name}={value}"[:_LONGEST] for name, value in said.items()]
+
+
+def _text(value: bytes) -> str:
+    return printable(value[:_LONGEST].decode("utf-8", "replace"))

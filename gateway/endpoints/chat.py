@@ -1,0 +1,86 @@
+"""POST /v1/chat/completions."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from gateway.endpoints import House, JsonEndpoint, Kind
+from gateway.exchange import Exchange
+
+KIND = Kind("chat", "chat", "/v1/chat/completions", "/chat/completions")
+
+Tokens = Annotated[int, Meta(ge=1, le=10_000_000)]
+NOTHING = msgspec.Raw()  # a field that is not there
+Number = Annotated[float, Meta(ge=-1_000_000, le=1_000_000)]
+
+
+class Message(msgspec.Struct):
+    role: str
+    content: msgspec.Raw = NOTHING
+    tool_calls: msgspec.Raw = NOTHING
+
+
+class StreamOptions(msgspec.Struct):
+    include_usage: bool | None = None
+
+
+class ChatCall(msgspec.Struct):
+    """The fields that the gateway reads; all others pass as they came.  Reference: OpenAI API, chat completions."""
+
+    model: Annotated[str, Meta(min_length=1, max_length=256)]
+    messages: Annotated[list[Message], Meta(min_length=1, max_length=20_000)]
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_tokens: Tokens | None = None
+    max_completion_tokens: Tokens | None = None
+    n: Annotated[int, Meta(ge=1, le=128)] | None = None
+    temperature: Number | None = None
+    top_p: Number | None = None
+    frequency_penalty: Number | None = None
+    presence_penalty: Number | None = None
+    seed: int | None = None
+    stop: str | Annotated[list[str], Meta(max_length=64)] | None = None
+    tools: Annotated[list[msgspec.Raw], Meta(max_length=1024)] | None = None
+    response_format: msgspec.Raw = NOTHING
+    reasoning_effort: str | None = None
+    service_tier: str | None = None
+    user: str | None = None
+    safety_identifier: str | None = None
+
+
+def endpoint(house: House) -> JsonEndpoint[ChatCall]:
+    return JsonEndpoint(house, KIND, ChatCall, understand)
+
+
+def understand(x: Exchange, call: ChatCall) -> None:
+    x.stream = x.asks_usage = call.stream is True
+    x.wants_usage = not x.stream or (call.stream_options is not None and call.stream_options.include_usage is True)
+    x.user = x.user or (call.safety_identifier or call.user or "")[:200]
+    x.texts = lambda: texts(call)
+
+
+def texts(call: ChatCall) -> list[str]:
+    """Everything written in the conversation and its tools, for counting tokens.  Images and audio are not counted."""
+    found: list[str] = []
+    for message in call.messages:
+        found.append(message.role)
+        for raw in (message.content, message.tool_calls):
+            if raw != NOTHING:
+                _collect(msgspec.json.decode(raw), found)
+    for tool in call.tools or ():
+        found.append(bytes(tool).decode())
+    return found
+
+
+def _collect(value: Any, found: list[str]) -> None:
+    if isinstance(value, str):
+        found.append(value)
+    elif isinstance(value, list):
+        for part in value:
+            if isinstance(part, dict):
+                found += [text for key in ("text", "refusal", "id") if isinstance(text := part.get(key), str)]
+                if isinstance(function := part.get("function"), dict):
+                    found += [text for text in function.values() if isinstance(text, str)]
