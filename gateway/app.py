@@ -1,0 +1,215 @@
+"""Builds a gateway from its configuration: the only file that knows all the others.  The URL table is at its end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from types import ModuleType
+from typing import Any, Final
+
+import httpx2
+from starlette.routing import Router
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from gateway import providers, tokens
+from gateway.config import find_policy, policy_settings
+from gateway.dialects import openai
+from gateway.endpoints import House, chat, completions, embeddings
+from gateway.endpoints.admin import Admin
+from gateway.endpoints.health import Metrics as MetricsEndpoint
+from gateway.endpoints.health import Ready, healthz
+from gateway.endpoints.models import ModelsEndpoint
+from gateway.endpoints.relay import RelayEndpoint
+from gateway.errors import BadCall
+from gateway.keys import Keys
+from gateway.meter import Meter
+from gateway.pipeline import Pipeline
+from gateway.policy import Policy
+from gateway.prices import Prices
+from gateway.settings import Config, Provider
+from gateway.store.sqlite import SqliteRecordStore
+from gateway.targets import Targets
+from gateway.telemetry import Observer, w3c
+from gateway.telemetry.logs import AccessLog
+from gateway.telemetry.metrics import Metrics
+from gateway.telemetry.records import Records
+from gateway.telemetry.traces import Traces
+from gateway.transport import Limits, Transport
+
+DIALECTS: Final[Mapping[str, ModuleType]] = {"openai": openai}
+
+log = logging.getLogger("gateway")
+
+
+class Gateway:
+    """The ASGI application, and everything it owns."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.stopping = False
+        self.providers = {name: _provider(name, said) for name, said in config.providers.items()}
+        self.targets = Targets(config.models, self.providers)
+        self.records, self.store = _records(config)
+        self.traces = Traces(config.telemetry.traces) if config.telemetry.traces.otlp_endpoint else None
+        self.access_log = AccessLog(config.telemetry.logs, sys.stdout.buffer) if config.telemetry.logs.access else None
+        self.metrics = self._metrics()
+        observers: list[Observer] = [self.metrics]
+        observers += [watcher for watcher in (self.records, self.traces, self.access_log) if watcher is not None]
+        self.prices = Prices(config)
+        self.pipeline = Pipeline(_policies(config), self.targets, Meter(self.prices), observers)
+        self.urls = self._urls()
+        self._watch: asyncio.Task[None] | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+            return
+        try:
+            await self.urls(scope, receive, send)
+        except asyncio.CancelledError:
+            if not self.stopping:
+                raise  # at shutdown the caller was told, and what was held is settled: the task ends here
+
+    # ── life ─────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def open(self) -> None:
+        today = datetime.now(UTC).date()
+        for complaint in await asyncio.to_thread(self.prices.unpriced, today):
+            log.warning(complaint)
+        models = {target.model for name in self.targets.names for target in self.targets.all(name)}
+        await asyncio.to_thread(tokens.warm, *models)
+        self._watch = asyncio.create_task(self.metrics.watch_loop())  # noqa: TID251 - kept for the gateway's whole life
+
+    async def close(self) -> None:
+        """Requests are over by now, or told to be; what is known of them is written before this returns."""
+        self.stopping = True
+        if self._watch is not None:
+            self._watch.cancel()
+        while self.pipeline.running:
+            await asyncio.sleep(0.01)
+        for observer in self.pipeline.observers:
+            await observer.aclose()
+        for provider in self.providers.values():
+            await provider.transport.aclose()
+        if self.store is not None:
+            await self.store.aclose()
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        await receive()
+        await self.open()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await self.close()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    # ── parts ────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _metrics(self) -> Metrics:
+        config = self.config
+        sinks: dict[str, Records | Traces | AccessLog | None] = {"records": self.records, "traces": self.traces, "logs": self.access_log}
+        return Metrics(
+            teams=config.teams,
+            models=config.models,
+            providers=config.providers,
+            pools={name: _pool(provider.transport) for name, provider in self.providers.items()},
+            dropped={name: _dropped(sink) for name, sink in sinks.items() if sink is not None},
+        )
+
+    def _house(self) -> House:
+        begin = w3c.Sampler(self.config.telemetry.traces).begin
+        limit = self.config.server.body_limit_mb * 1_048_576
+        return House(Keys(self.config.teams), self.pipeline, openai, begin, limit)
+
+    def _not_ready(self) -> list[str]:
+        return ["shutting down"] if self.stopping else []
+
+    def _urls(self) -> ASGIApp:
+        """What is asked most is found first; the rest is the router's."""
+        house = self._house()
+        server = self.config.server
+        admin_key = None if server.admin_key is None else server.admin_key.get_secret_value()
+        chats, models = chat.endpoint(house), ModelsEndpoint(house)
+        relay = RelayEndpoint(house, server.upload_limit_mb * 1_048_576, tuple(self.config.providers))
+        exact: dict[str, ASGIApp] = {
+            "/v1/chat/completions": chats,
+            "/v1/completions": completions.endpoint(house),
+            "/v1/embeddings": embeddings.endpoint(house),
+            "/v1/models": models,
+            "/healthz": healthz,
+            "/readyz": Ready(self._not_ready),
+            "/metrics": MetricsEndpoint(self.metrics.render, None if server.metrics_open else admin_key),
+        }
+        routes = []
+        if self.store is not None and self.records is not None:
+            routes += Admin(self.store, admin_key, self.records.flush).routes()
+        router = Router(routes, redirect_slashes=False, default=_nothing_here)
+
+        async def urls(scope: Scope, receive: Receive, send: Send) -> None:
+            path: str = scope["path"]
+            endpoint = exact.get(path)
+            if endpoint is None:
+                endpoint = models if path.startswith("/v1/models/") else relay if path.startswith("/v1/") else router
+            await endpoint(scope, receive, send)
+
+        return urls
+
+
+def _provider(name: str, said: Provider) -> providers.Provider:
+    transport: httpx2.AsyncBaseTransport
+    if said.transport == "httpx":
+        pool = httpx2.Limits(max_connections=said.max_connections, keepalive_expiry=60)
+        transport = httpx2.AsyncHTTPTransport(http2=True, limits=pool, trust_env=said.trust_env)
+    else:
+        waits = said.timeouts
+        limits = Limits(
+            max_connections=said.max_connections,
+            pool=said.pool_seconds,
+            connect=waits.connect,
+            first_byte=waits.first_byte,
+            idle=waits.idle,
+            total=waits.total,
+        )
+        transport = Transport(limits, ca_file=said.ca_file)
+    return providers.build(name, said, DIALECTS[said.dialect], transport)
+
+
+def _policies(config: Config) -> Sequence[Policy[Any]]:
+    """In the order of config.yaml: that list is the registry, the on-switch and the order."""
+    built = []
+    for use in config.policies:
+        kind = find_policy(use.use)
+        settings = policy_settings(use)
+        policy = kind() if settings is None else kind(settings)  # type: ignore[call-arg]  # a policy with Settings takes them
+        policy.name = use.use
+        if use.fail_open is not None:
+            policy.fail_open = use.fail_open
+        built.append(policy)
+    return built
+
+
+def _records(config: Config) -> tuple[Records | None, SqliteRecordStore | None]:
+    said = config.telemetry.records
+    if not said.enabled:
+        return None, None
+    store = SqliteRecordStore(config.store.removeprefix("sqlite:///"))
+    return Records(store, days=said.days, queue=said.queue), store
+
+
+def _dropped(sink: Records | Traces | AccessLog) -> Callable[[], int]:
+    return lambda: sink.dropped
+
+
+def _pool(transport: httpx2.AsyncBaseTransport) -> Any:
+    if not isinstance(transport, Transport):
+        return dict
+    return lambda: {"active": transport.active, "idle": transport.idle, "waiting": transport.waiting}
+
+
+async def _nothing_here(scope: Scope, receive: Receive, send: Send) -> None:
+    body = openai.write_error(BadCall("There is nothing at this path.", code="not_found", status=404), "")
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": 404, "headers": headers})
+    await send({"type": "http.response.body", "body": body, "more_body": False})
