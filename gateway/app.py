@@ -14,7 +14,7 @@ import httpx2
 from starlette.routing import Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gateway import providers, tokens
+from gateway import providers
 from gateway.config import find_policy, policy_settings
 from gateway.dialects import openai
 from gateway.endpoints import House, chat, completions, embeddings
@@ -47,7 +47,8 @@ log = logging.getLogger("gateway")
 class Gateway:
     """The ASGI application, and everything it owns."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, policies: Sequence[Policy[Any]] | None = None) -> None:
+        """policies: in place of those that the configuration names."""
         self.config = config
         self.stopping = False
         self.providers = {name: _provider(name, said) for name, said in config.providers.items()}
@@ -59,7 +60,7 @@ class Gateway:
         observers: list[Observer] = [self.metrics]
         observers += [watcher for watcher in (self.records, self.traces, self.access_log) if watcher is not None]
         self.prices = Prices(config)
-        self.pipeline = Pipeline(_policies(config), self.targets, Meter(self.prices), observers)
+        self.pipeline = Pipeline(_policies(config) if policies is None else policies, self.targets, Meter(self.prices), observers)
         self.urls = self._urls()
         self._watch: asyncio.Task[None] | None = None
 
@@ -79,8 +80,6 @@ class Gateway:
         today = datetime.now(UTC).date()
         for complaint in await asyncio.to_thread(self.prices.unpriced, today):
             log.warning(complaint)
-        models = {target.model for name in self.targets.names for target in self.targets.all(name)}
-        await asyncio.to_thread(tokens.warm, *models)
         self._watch = asyncio.create_task(self.metrics.watch_loop())  # noqa: TID251 - kept for the gateway's whole life
 
     async def close(self) -> None:

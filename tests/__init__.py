@@ -1,0 +1,1 @@
+"""The gateway's behaviour, shown over real sockets."""
