@@ -82,8 +82,8 @@ class Splitter:
 
 def data(event: bytes) -> bytes | None:
     """An event's data lines, joined; None where it has none (a comment, or fields only)."""
-    if event.startswith(b"data: ") and event.find(b"\n") == len(event) - 2:  # the ordinary event, in one look
-        return event[6:-2]
+    if event.startswith(b"data: ") and event.find(b"\n") == len(event) - 2 and b"\r" not in event:
+        return event[6:-2]  # the ordinary event, in one look
     lines = [line for line in re.split(rb"\r\n|\n|\r", event) if line.startswith(b"data")]
     values = []
     for line in lines:
