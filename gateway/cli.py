@@ -112,7 +112,7 @@ def _price_notes(config: Config, name: str, target: Target) -> Sequence[str]:
     from gateway.prices import Prices, price_note
 
     rate = Prices(config).rate(name, target.provider, target.model, datetime.now(UTC).date())
-    return [] if rate is None else [f"{line} USD per million tokens ({rate.revision})" for line in price_note(rate)]
+    return [] if rate is None else [f"USD per million tokens, {rate.revision}:", *price_note(rate)]
 
 
 def _fail(message: str) -> None:

@@ -1,0 +1,175 @@
+"""What config.yaml may say: every setting, its type, its default.  A wrong word stops the start and names its place."""
+
+from __future__ import annotations
+
+from datetime import date
+from decimal import Decimal
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, SecretStr, StringConstraints, Tag
+
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@-]{0,127}$")]
+Usd = Annotated[Decimal, Field(ge=0, max_digits=18, decimal_places=9)]
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+Url = Annotated[str, StringConstraints(pattern=r"^https?://[^\s?#@]+$")]
+
+
+class Settings(BaseModel):
+    """Frozen; unknown words are errors; the offending value is never echoed, for it may be a secret."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class Server(Settings):
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 4000  # 0: any free port
+    admin_key: SecretStr | None = None  # none: the admin plane is closed
+    admin_port: Annotated[int, Field(ge=0, le=65535)] | None = None  # none: on the main port
+    metrics_open: bool = True  # False: /metrics wants the admin key
+    body_limit_mb: Annotated[int, Field(ge=1, le=4096)] = 50
+    upload_limit_mb: Annotated[int, Field(ge=1, le=1_048_576)] = 2048  # files and forms, which pass through unheld
+    receive_seconds: Seconds = 60.0  # a request's head and body must have arrived by then
+    ping_seconds: Seconds | None = None  # a comment line on a stream that is silent for so long, after its first byte
+    grace_seconds: Annotated[float, Field(ge=0, le=3600)] = 30.0  # on SIGTERM, what running requests get
+
+
+class Timeouts(Settings):
+    """Four different things, in seconds."""
+
+    connect: Seconds = 5.0  # until the connection, with TLS, stands
+    first_byte: Seconds = 300.0  # from the request's last byte to the answer's first
+    idle: Seconds = 120.0  # between two pieces of an answer
+    total: Seconds = 1800.0  # from start to end of one attempt
+
+
+class Provider(Settings):
+    dialect: Literal["openai"] = "openai"
+    base_url: Url
+    allow_http: bool = False  # http:// beyond this machine and private networks: keys and prompts travel unencrypted
+    api_key: SecretStr | None = None
+    headers: dict[str, SecretStr] = {}  # sent with every call, e.g. OpenAI-Organization
+    forward_headers: list[str] = []  # request headers passed on to this provider besides the ordinary ones
+    timeouts: Timeouts = Timeouts()
+    max_connections: Annotated[int, Field(ge=1, le=65535)] = 512
+    pool_seconds: Seconds = 5.0  # how long a call may wait for a free connection
+    on_hangup: Literal["stop", "drain"] = "stop"  # drain: read a hung-up caller's answer to its end, for its usage
+    drain_seconds: Seconds = 60.0
+    propagate: Literal["none", "traceparent", "all"] = "none"  # W3C trace context sent to the provider
+    transport: Literal["tollkeeper", "httpx"] = "tollkeeper"  # httpx: httpx2's own, for HTTP/2 and proxies
+    trust_env: bool = False  # httpx only: read proxies from the environment
+    ca_file: str | None = None  # trust these authorities instead of the system's
+    catalogue: str | None = None  # the provider's id in the price catalogue, where its name differs
+
+
+class Target(Settings):
+    provider: Name
+    model: Annotated[str, StringConstraints(min_length=1, max_length=256)]
+    weight: Annotated[int, Field(ge=0, le=1_000_000)] = 1  # 0: only when the others failed
+
+
+class Price(Settings):
+    """USD per million tokens.  Overrides the catalogue.  What is not named costs as the part it belongs to."""
+
+    input: Usd
+    output: Usd
+    cached_input: Usd | None = None
+    cache_write: Usd | None = None
+    cache_write_1h: Usd | None = None
+    reasoning: Usd | None = None
+    audio_input: Usd | None = None
+    audio_cached_input: Usd | None = None
+    audio_output: Usd | None = None
+    image_input: Usd | None = None
+    image_cached_input: Usd | None = None
+    image_output: Usd | None = None
+    request: Usd | None = None  # USD per request, on top
+    since: date | None = None  # valid from this day (UTC)
+
+
+def _one_or_several(value: object) -> str:
+    """Which of the two a price is: so that what is wrong in it is told once."""
+    return "list" if isinstance(value, list) else "one"
+
+
+Prices = Annotated[
+    Annotated[Price, Tag("one")] | Annotated[list[Price], Field(min_length=1), Tag("list")],
+    Discriminator(_one_or_several),
+]
+
+
+class Model(Settings):
+    targets: Annotated[list[Target], Field(min_length=1, max_length=64)]
+    price: Prices | None = None  # a list: effective-dated
+    aliases: list[Name] = []
+    fallbacks: list[Name] = []  # models tried in this order once every target here has failed
+    max_attempts: Annotated[int, Field(ge=1, le=16)] = 3  # over targets and fallbacks together
+
+
+class Key(Settings):
+    name: Name
+    key: SecretStr
+
+
+class Team(Settings):
+    keys: list[Key] = []
+    models: list[Name] | None = None  # none: all
+    provider: Name | None = None  # where calls go that name no model (files, batches …)
+    content: Literal["none", "redacted", "full"] = "none"  # what of prompts and answers is stored
+
+
+class PolicyUse(BaseModel):
+    """One line of `policies:`.  What it says besides `use` belongs to the policy's own Settings."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", hide_input_in_errors=True)
+
+    use: Annotated[str, StringConstraints(pattern=r"^[a-z_][a-z0-9_]*$|^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+    fail_open: bool | None = None  # when the policy itself breaks: let the call pass
+
+
+class Traces(Settings):
+    otlp_endpoint: Url | None = None  # e.g. http://127.0.0.1:4318 ; none: no traces are exported
+    headers: dict[str, SecretStr] = {}
+    sample: Annotated[float, Field(ge=0, le=1)] = 1.0  # of ordinary requests; errors, slow, dear ones are always kept
+    per_second: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 20.0  # and no more of the ordinary ones than this
+    slow_seconds: Seconds = 30.0
+    dear_usd: Usd = Decimal("1")
+    content: Literal["none", "redacted", "full"] = "none"  # on spans; a team's own setting can only narrow it
+    inbound: Literal["continue", "restart"] = "continue"  # a caller's traceparent
+    service_name: str = "tollkeeper"
+    resource: dict[str, str] = {}
+    queue: Annotated[int, Field(ge=16, le=1_000_000)] = 4096
+
+
+class Logs(Settings):
+    format: Literal["json", "ecs", "text"] = "json"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    access: bool = True
+    queue: Annotated[int, Field(ge=16, le=1_000_000)] = 65536
+
+
+class Records(Settings):
+    enabled: bool = True
+    days: Annotated[int, Field(ge=1, le=36_500)] = 30
+    queue: Annotated[int, Field(ge=16, le=1_000_000)] = 65536
+
+
+class Telemetry(Settings):
+    traces: Traces = Traces()
+    logs: Logs = Logs()
+    records: Records = Records()
+
+
+class Config(Settings):
+    server: Server = Server()
+    store: Annotated[str, StringConstraints(pattern=r"^sqlite:///.+$")] = "sqlite:///tollkeeper.db"
+    counters: Literal["memory://"] = "memory://"
+    providers: dict[Name, Provider]
+    models: dict[Name, Model] = {}
+    teams: dict[Name, Team] = {}
+    policies: list[PolicyUse] = [PolicyUse(use="access")]
+    telemetry: Telemetry = Telemetry()
+
+
+def extras(use: PolicyUse) -> dict[str, Any]:
+    """What a policy's line says beyond `use` and `fail_open`."""
+    return dict(use.model_extra or {})
