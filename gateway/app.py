@@ -29,6 +29,7 @@ from gateway.meter import Meter
 from gateway.pipeline import Pipeline
 from gateway.policy import Policy
 from gateway.prices import Prices
+from gateway.redaction import redact
 from gateway.settings import Config, Provider
 from gateway.store.sqlite import SqliteRecordStore
 from gateway.targets import Targets
@@ -54,7 +55,7 @@ class Gateway:
         self.providers = {name: _provider(name, said) for name, said in config.providers.items()}
         self.targets = Targets(config.models, self.providers)
         self.records, self.store = _records(config)
-        self.traces = Traces(config.telemetry.traces) if config.telemetry.traces.otlp_endpoint else None
+        self.traces = Traces(config.telemetry.traces, redact) if config.telemetry.traces.otlp_endpoint else None
         self.access_log = AccessLog(config.telemetry.logs, sys.stdout.buffer) if config.telemetry.logs.access else None
         self.metrics = self._metrics()
         observers: list[Observer] = [self.metrics]
@@ -120,7 +121,7 @@ class Gateway:
     def _house(self) -> House:
         begin = w3c.Sampler(self.config.telemetry.traces).begin
         limit = self.config.server.body_limit_mb * 1_048_576
-        return House(Keys(self.config.teams), self.pipeline, openai, begin, limit)
+        return House(Keys(self.config.teams), self.pipeline, openai, begin, limit, self.config.server.ping_seconds)
 
     def _not_ready(self) -> list[str]:
         return ["shutting down"] if self.stopping else []

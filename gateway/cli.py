@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -115,6 +115,6 @@ def _price_notes(config: Config, name: str, target: Target) -> Sequence[str]:
     return [] if rate is None else [f"USD per million tokens, {rate.revision}:", *price_note(rate)]
 
 
-def _fail(message: str) -> None:
+def _fail(message: str) -> NoReturn:
     click.echo(f"tollkeeper: {message}", err=True)
     sys.exit(2)

@@ -168,6 +168,11 @@ class Exchange:
         return self.attempts[-1] if self.attempts else None
 
     @property
+    def overhead(self) -> int:
+        """ns of our own until the first byte left; until the end, where none did."""
+        return (self.first_byte or self.ended) - self.started - self.upstream
+
+    @property
     def cost(self) -> int | None:
         """nano-USD of all attempts; None where what one of them costs is not known."""
         total = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Final
 
@@ -30,12 +31,16 @@ _STREAM: Final = (
 class Reply:
     """Starts with the first chunk, so that until then a failure can still be an honest HTTP status."""
 
-    __slots__ = ("_hangup", "_head", "_send", "_x", "sent_at", "started", "status")
+    __slots__ = ("_hangup", "_head", "_ping_ns", "_pinging", "_send", "_timer", "_x", "sent_at", "started", "status")
 
-    def __init__(self, x: Exchange, send: Send, hangup: Hangup) -> None:
+    def __init__(self, x: Exchange, send: Send, hangup: Hangup, ping_seconds: float | None = None) -> None:
+        """ping_seconds: a comment line on a stream that has begun and is silent for so long; none: never."""
         self._x = x
         self._send = send
         self._hangup = hangup
+        self._ping_ns = round((ping_seconds or 0) * 1e9)
+        self._timer: asyncio.TimerHandle | None = None
+        self._pinging: asyncio.Task[None] | None = None
         self._head: list[tuple[bytes, bytes]] | None = None
         self.status = 200
         self.started = False
@@ -55,6 +60,8 @@ class Reply:
             raise ClientGone("The caller hung up.")
         if not self.started:
             await self._start(len(raw) if last and not x.stream else None)
+        if last:
+            self.quiet()
         if last and x.stream:
             raw = x.dialect.write_summary(summary(x)) + raw
         self.sent_at = time.perf_counter_ns()
@@ -79,14 +86,16 @@ class Reply:
             if (cost := x.cost) is not None:
                 headers.append((b"x-tollkeeper-cost-usd", usd(cost).encode()))
         await self._send({"type": "http.response.start", "status": self.status, "headers": headers})
+        if self._ping_ns and x.stream:
+            self.sent_at = x.first_byte
+            self._listen()
 
     def _facts(self) -> list[tuple[bytes, bytes]]:
         x = self._x
-        overhead = x.first_byte - x.started - x.upstream
         headers = [
             (b"x-request-id", x.id.encode()),
             (b"x-tollkeeper-attempts", b"%d" % len(x.attempts)),
-            (b"x-tollkeeper-overhead-ms", b"%.3f" % (overhead / 1e6)),
+            (b"x-tollkeeper-overhead-ms", b"%.3f" % (x.overhead / 1e6)),
         ]
         if x.cache:
             headers.append((b"x-tollkeeper-cache", x.cache.encode()))
@@ -99,6 +108,7 @@ class Reply:
     async def refuse(self, error: GatewayError) -> None:
         """Before the first byte: an HTTP status.  After it: one error frame, or a cut connection; never a clean end."""
         x = self._x
+        self.quiet()
         if self._hangup.gone or isinstance(error, ClientGone):
             return
         if self.started:
@@ -120,9 +130,24 @@ class Reply:
         await self._send({"type": "http.response.start", "status": error.status, "headers": headers})
         await self._send({"type": "http.response.body", "body": body, "more_body": False})
 
-    async def ping(self) -> None:
-        """A comment line on a stream that has begun and is silent."""
+    def _listen(self) -> None:
+        """Looks again when the stream will have been silent long enough; a provider's own time-outs are not touched."""
+        silent = time.perf_counter_ns() - self.sent_at
+        if silent >= self._ping_ns and (self._pinging is None or self._pinging.done()):
+            silent, self.sent_at = 0, time.perf_counter_ns()
+            self._pinging = asyncio.create_task(self._ping())
+        self._timer = asyncio.get_running_loop().call_later(max(0, self._ping_ns - silent) / 1e9, self._listen)
+
+    async def _ping(self) -> None:
         await self._send({"type": "http.response.body", "body": self._x.dialect.write_ping(), "more_body": True})
+
+    def quiet(self) -> None:
+        """No more pings: the end is about to be written, or nobody is left."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._pinging is not None:
+            self._pinging.cancel()
 
 
 def summary(x: Exchange) -> dict[str, str | int | bool | None]:

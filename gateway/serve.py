@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import sys
+from collections.abc import Iterator
 
 from gateway.app import Gateway
 from gateway.server import server
@@ -12,9 +13,22 @@ from gateway.settings import Config
 from gateway.telemetry import logs
 
 
+def secrets(config: Config) -> Iterator[str]:
+    """Every secret of the configuration: no log line may hold one."""
+    if config.server.admin_key is not None:
+        yield config.server.admin_key.get_secret_value()
+    for provider in config.providers.values():
+        if provider.api_key is not None:
+            yield provider.api_key.get_secret_value()
+        yield from (value.get_secret_value() for value in provider.headers.values())
+    yield from (value.get_secret_value() for value in config.telemetry.traces.headers.values())
+    for team in config.teams.values():
+        yield from (key.key.get_secret_value() for key in team.keys)
+
+
 def run(config: Config, host: str, port: int) -> None:
     """Blocks.  SIGTERM and SIGINT end it: no new calls, `grace_seconds` for those under way, then everything is written."""
-    logs.configure(config.telemetry.logs, sys.stderr)
+    logs.configure(config.telemetry.logs, sys.stderr, list(secrets(config)))
     serving = server(Gateway(config), host, port, config.server.receive_seconds, config.server.grace_seconds)
     gc.freeze()  # what the start built stays: the collector need not look at it again and again
     with asyncio.Runner(loop_factory=serving.config.get_loop_factory()) as runner:

@@ -23,6 +23,7 @@ from gateway.reply import Reply
 CallType = TypeVar("CallType", bound=msgspec.Struct)
 
 NOBODY: Final = Caller("", "")
+NO_TRACE: Final = Trace(0, 0, 0, False)  # until the caller is known, whose trace it may be
 _LONGEST: Final = 200  # characters of a caller's label that are kept
 
 # Where callers put their labels; ours first, then what other gateways' users already send.
@@ -41,6 +42,7 @@ class House:
     dialect: Dialect  # in which callers are answered
     trace: Callable[[bytes | None, bytes | None, bool], Trace]
     body_limit: int  # bytes
+    ping_seconds: float | None  # silence on a stream, until a comment line
 
 
 @dataclass(slots=True, frozen=True)
@@ -67,7 +69,7 @@ def open_exchange(scope: Scope, house: House, kind: Kind) -> Exchange:
         route=kind.route,
         started=time.perf_counter_ns(),
         started_at=now,
-        trace=house.trace(None, None, False),
+        trace=NO_TRACE if b"traceparent" in headers else house.trace(None, None, False),
         caller=NOBODY,
         dialect=house.dialect,
         upstream_path=kind.upstream_path,
@@ -79,10 +81,12 @@ def open_exchange(scope: Scope, house: House, kind: Kind) -> Exchange:
 
 
 def identify(x: Exchange, scope: Scope, house: House) -> None:
-    """Before the body is read.  Only a known caller's trace is continued."""
-    x.caller = house.keys.identify(x.headers, scope["headers"])
-    if (parent := x.headers.get(b"traceparent")) is not None:
-        x.trace = house.trace(parent, x.headers.get(b"tracestate"), True)
+    """Comes first, before the body is read.  Only a known caller's trace is continued."""
+    try:
+        x.caller = house.keys.identify(x.headers, scope["headers"])
+    finally:
+        if (parent := x.headers.get(b"traceparent")) is not None:
+            x.trace = house.trace(parent, x.headers.get(b"tracestate"), x.caller is not NOBODY)
 
 
 async def read_body(scope: Scope, receive: Receive, limit: int, headers: Mapping[bytes, bytes]) -> bytes:
@@ -142,8 +146,8 @@ class JsonEndpoint(Generic[CallType]):
         hangup: Hangup = scope["hangup"]
 
         async def read(x: Exchange) -> None:
-            require_method(x, "POST")
             identify(x, scope, house)
+            require_method(x, "POST")
             kind = x.headers.get(b"content-type", b"")
             if kind and b"json" not in kind.lower():
                 raise BadCall("Send 'Content-Type: application/json'.", code="unsupported_media_type", status=415)
@@ -153,7 +157,7 @@ class JsonEndpoint(Generic[CallType]):
             name_model(x, house, call.model)  # type: ignore[attr-defined]  # every call names its model
             self._understand(x, call)
 
-        await house.pipeline.run(x, read, Reply(x, send, hangup), hangup)
+        await house.pipeline.run(x, read, Reply(x, send, hangup, house.ping_seconds), hangup)
 
 
 Read = Callable[[Exchange], Awaitable[None]]

@@ -30,15 +30,15 @@ class ModelsEndpoint:
         wanted = scope["path"].removeprefix("/v1/models").removeprefix("/")
 
         async def read(x: Exchange) -> None:
-            require_method(x, "GET", "HEAD")
             identify(x, scope, self._house)
+            require_method(x, "GET", "HEAD")
             if wanted:
                 name_model(x, self._house, wanted)
                 if x.caller.models is not None and x.alias not in x.caller.models:
                     raise BadCall(f"The model '{printable(wanted)}' does not exist here.", code="model_not_found", status=404)
             x.answer = self._answer(x, wanted)
 
-        await self._house.pipeline.run(x, read, Reply(x, send, hangup), hangup)
+        await self._house.pipeline.run(x, read, Reply(x, send, hangup, self._house.ping_seconds), hangup)
 
     async def _answer(self, x: Exchange, wanted: str) -> AsyncGenerator[Chunk, None]:
         if wanted:

@@ -56,7 +56,7 @@ class RelayEndpoint:
             if not x.alias:
                 self._choose_provider(x)
 
-        await self._house.pipeline.run(x, read, Reply(x, send, hangup), hangup)
+        await self._house.pipeline.run(x, read, Reply(x, send, hangup, self._house.ping_seconds), hangup)
 
     async def _read_body(self, x: Exchange, scope: Scope, receive: Receive) -> None:
         headers = x.headers
