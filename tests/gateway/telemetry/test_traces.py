@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import socket
 import subprocess
@@ -11,69 +10,20 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from decimal import Decimal
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from gateway.errors import Broken, ClientGone, Denied, GatewayError, UpstreamError
 from gateway.exchange import Caller, Decision, Exchange, Trace, Usage
 from gateway.settings import Traces as Config
 from gateway.telemetry.traces import Traces
+from tests.otlp import Collector, attributes, plain
 
 SERVER, CLIENT, INTERNAL = Span.SPAN_KIND_SERVER, Span.SPAN_KIND_CLIENT, Span.SPAN_KIND_INTERNAL
 SAMPLED = Trace(0x0AF7651916CD43DD8448EB211C80319C, 0xB7AD6B7169203331, 0x1122334455667788, True, "vendor=1")
-
-
-class Collector:
-    """A real OTLP/HTTP receiver on its own port.  wait: seconds before it answers."""
-
-    def __init__(self, wait: float = 0, status: int = 200) -> None:
-        self.requests: list[ExportTraceServiceRequest] = []
-        self.heads: list[dict[str, str]] = []
-        self.paths: list[str] = []
-        self.stop = threading.Event()
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["content-length"]))
-                outer.stop.wait(wait)
-                outer.paths.append(self.path)
-                outer.heads.append({name.lower(): value for name, value in self.headers.items()})
-                if outer.heads[-1].get("content-encoding") == "gzip":
-                    body = gzip.decompress(body)
-                outer.requests.append(ExportTraceServiceRequest.FromString(body))
-                try:
-                    self.send_response(status)
-                    self.send_header("content-length", "0")
-                    self.end_headers()
-                except OSError:
-                    pass  # the exporter has hung up on us, as the slow ones ask for
-
-            def log_message(self, *_: Any) -> None:
-                """Quiet."""
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
-        self._thread.start()
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-
-    def close(self) -> None:
-        self.stop.set()
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-    @property
-    def spans(self) -> list[Span]:
-        return [span for r in self.requests for rs in r.resource_spans for ss in rs.scope_spans for span in ss.spans]
 
 
 @pytest.fixture
@@ -85,15 +35,6 @@ def collector() -> Iterator[Collector]:
 
 def config(url: str, **said: Any) -> Config:
     return Config.model_validate({"otlp_endpoint": url, **said})
-
-
-def plain(value: Any) -> Any:
-    kind = value.WhichOneof("value")
-    return [plain(one) for one in value.array_value.values] if kind == "array_value" else getattr(value, kind)
-
-
-def said(span: Span) -> dict[str, Any]:
-    return {pair.key: plain(pair.value) for pair in span.attributes}
 
 
 async def sent(collector: Collector, *exchanges: Exchange, redact: Any = None, **settings: Any) -> list[Span]:
@@ -128,7 +69,7 @@ async def test_a_unary_answer_is_a_server_span_and_the_client_span_of_its_attemp
     assert client.start_time_unix_nano - x.started_at == 1_000_000
     assert client.end_time_unix_nano - x.started_at == 200_000_000
     assert server.status.code == client.status.code == Status.STATUS_CODE_UNSET
-    assert said(server) == {
+    assert attributes(server) == {
         "openinference.span.kind": "CHAIN", "http.request.method": "POST", "http.route": "/v1/chat/completions",
         "url.path": "/v1/chat/completions", "url.scheme": "http", "http.response.status_code": 200,
         "client.address": "192.0.2.7", "user_agent.original": "curl/8", "session.id": "s-1",
@@ -138,7 +79,7 @@ async def test_a_unary_answer_is_a_server_span_and_the_client_span_of_its_attemp
         "tollkeeper.decisions": ["access.admit passed 12us"], "tollkeeper.attempts": 1, "tollkeeper.fallback": False,
         "tollkeeper.stream": False, "tollkeeper.overhead_us": 2000, "tollkeeper.cost_nano_usd": 39000,
     }  # fmt: skip
-    assert said(client) == {
+    assert attributes(client) == {
         "gen_ai.operation.name": "chat", "gen_ai.provider.name": "openai", "gen_ai.request.model": "gpt-4o-mini-2024",
         "gen_ai.request.max_tokens": 50, "gen_ai.request.temperature": 0.5, "gen_ai.request.seed": 7,
         "gen_ai.request.reasoning.level": "low", "gen_ai.response.id": "chatcmpl-1",
@@ -160,8 +101,8 @@ async def test_a_unary_answer_is_a_server_span_and_the_client_span_of_its_attemp
 
 async def test_a_stream_tells_when_its_first_chunk_came(collector: Collector, make: Any) -> None:
     _, client = await sent(collector, make.answered(trace=SAMPLED, stream=True))
-    assert said(client)["gen_ai.response.time_to_first_chunk"] == pytest.approx(0.099)
-    assert said(client)["gen_ai.request.stream"] is True
+    assert attributes(client)["gen_ai.response.time_to_first_chunk"] == pytest.approx(0.099)
+    assert attributes(client)["gen_ai.request.stream"] is True
 
 
 async def test_a_fallback_shows_both_attempts_and_usage_on_the_winner_only(collector: Collector, make: Any) -> None:
@@ -174,32 +115,32 @@ async def test_a_fallback_shows_both_attempts_and_usage_on_the_winner_only(colle
     assert {first.parent_span_id, again.parent_span_id, winner.parent_span_id} == {server.span_id}
     assert (first.status.code, winner.status.code) == (Status.STATUS_CODE_ERROR, Status.STATUS_CODE_UNSET)
     assert server.status.code == Status.STATUS_CODE_UNSET  # what was mended is no error of the whole
-    assert said(first)["error.type"] == "503"
-    assert said(first)["tollkeeper.error.code"] == "upstream_unavailable"
-    assert "http.request.resend_count" not in said(first)
-    assert said(again)["http.request.resend_count"] == 1
-    assert "http.request.resend_count" not in said(winner)  # another provider is no repetition
-    assert [span.name for span in (server, first, again, winner) if "gen_ai.usage.input_tokens" in said(span)] == [
+    assert attributes(first)["error.type"] == "503"
+    assert attributes(first)["tollkeeper.error.code"] == "upstream_unavailable"
+    assert "http.request.resend_count" not in attributes(first)
+    assert attributes(again)["http.request.resend_count"] == 1
+    assert "http.request.resend_count" not in attributes(winner)  # another provider is no repetition
+    assert [span.name for span in (server, first, again, winner) if "gen_ai.usage.input_tokens" in attributes(span)] == [
         winner.name
     ]
-    assert said(winner)["gen_ai.provider.name"] == "azure.ai.openai"
-    assert said(winner)["tollkeeper.provider"] == "backup"
-    assert said(winner)["tollkeeper.attempt.why"] == "fallback: upstream_unavailable"
-    assert said(server)["tollkeeper.fallback"] is True
-    assert said(server)["tollkeeper.cost_nano_usd"] == 39_005
+    assert attributes(winner)["gen_ai.provider.name"] == "azure.ai.openai"
+    assert attributes(winner)["tollkeeper.provider"] == "backup"
+    assert attributes(winner)["tollkeeper.attempt.why"] == "fallback: upstream_unavailable"
+    assert attributes(server)["tollkeeper.fallback"] is True
+    assert attributes(server)["tollkeeper.cost_nano_usd"] == 39_005
 
 
 async def test_an_answer_from_a_policy_is_an_internal_span_without_usage(collector: Collector, make: Any) -> None:
     server, answer = await sent(collector, make.bare(trace=SAMPLED, cache="hit"))
     assert (answer.name, answer.kind) == ("chat gpt-4o-mini", INTERNAL)
     assert answer.parent_span_id == server.span_id
-    assert said(answer)["tollkeeper.cache.status"] == said(server)["tollkeeper.cache.status"] == "hit"
-    assert not [name for name in said(answer) if name.startswith("gen_ai.usage")]
+    assert attributes(answer)["tollkeeper.cache.status"] == attributes(server)["tollkeeper.cache.status"] == "hit"
+    assert not [name for name in attributes(answer) if name.startswith("gen_ai.usage")]
 
 
 async def test_the_server_span_is_not_mistaken_for_a_call_of_a_model(collector: Collector, make: Any) -> None:
     server, _ = await sent(collector, make.answered(trace=SAMPLED))
-    assert not [name for name in said(server) if name.startswith("gen_ai.") and name != "gen_ai.conversation.id"]
+    assert not [name for name in attributes(server) if name.startswith("gen_ai.") and name != "gen_ai.conversation.id"]
 
 
 async def test_a_refusal_is_kept_unsampled_and_has_no_client_span(collector: Collector, make: Any) -> None:
@@ -207,9 +148,9 @@ async def test_a_refusal_is_kept_unsampled_and_has_no_client_span(collector: Col
     make.attempt(x, error=x.error, sent=0)  # refused at the last moment: nothing left
     (server,) = await sent(collector, x)
     assert server.status.code == Status.STATUS_CODE_UNSET
-    assert said(server)["tollkeeper.error.code"] == "model_not_allowed"
-    assert said(server)["http.response.status_code"] == 403
-    assert "error.type" not in said(server)
+    assert attributes(server)["tollkeeper.error.code"] == "model_not_allowed"
+    assert attributes(server)["http.response.status_code"] == 403
+    assert "error.type" not in attributes(server)
 
 
 async def test_a_caller_who_hung_up_is_no_error_and_its_usage_is_told(collector: Collector, make: Any) -> None:
@@ -218,10 +159,10 @@ async def test_a_caller_who_hung_up_is_no_error_and_its_usage_is_told(collector:
     attempt.first_byte = attempt.started + 1
     server, client = await sent(collector, x)
     assert server.status.code == client.status.code == Status.STATUS_CODE_UNSET
-    assert "error.type" not in said(server) | said(client)
-    assert said(server)["tollkeeper.error.code"] == "client_gone"
-    assert said(client)["gen_ai.usage.output_tokens"] == 4
-    assert said(client)["tollkeeper.usage.estimated"] is True
+    assert "error.type" not in attributes(server) | attributes(client)
+    assert attributes(server)["tollkeeper.error.code"] == "client_gone"
+    assert attributes(client)["gen_ai.usage.output_tokens"] == 4
+    assert attributes(client)["tollkeeper.usage.estimated"] is True
 
 
 async def test_a_provider_that_broke_off_is_an_error_of_both_although_the_head_said_200(
@@ -232,8 +173,8 @@ async def test_a_provider_that_broke_off_is_an_error_of_both_although_the_head_s
     attempt.first_byte = attempt.started + 1
     server, client = await sent(collector, x)
     assert server.status.code == client.status.code == Status.STATUS_CODE_ERROR
-    assert said(server)["error.type"] == said(client)["error.type"] == "upstream_broke_off"
-    assert said(client)["gen_ai.response.finish_reasons"] == ["error"]
+    assert attributes(server)["error.type"] == attributes(client)["error.type"] == "upstream_broke_off"
+    assert attributes(client)["gen_ai.response.finish_reasons"] == ["error"]
 
 
 async def test_a_call_that_names_no_model_has_a_span_that_names_none(collector: Collector, make: Any) -> None:
@@ -241,7 +182,7 @@ async def test_a_call_that_names_no_model_has_a_span_that_names_none(collector: 
     make.attempt(x, usage=None).target = type(make.openai)("", make.openai.provider, "")
     _, client = await sent(collector, x)
     assert client.name == "relay"
-    assert "gen_ai.request.model" not in said(client)
+    assert "gen_ai.request.model" not in attributes(client)
 
 
 @pytest.mark.parametrize(
@@ -324,7 +265,7 @@ async def test_messages_follow_the_schema_of_opentelemetry(collector: Collector,
     output = ['{"choices":[{"message":{"role":"assistant","content":"done"}}]}']
     x = make.answered(trace=SAMPLED, body=body, output=output, caller=Caller("checkout", "web", content="full"))
     server, client = await sent(collector, x, content="full")
-    shown = said(client)
+    shown = attributes(client)
     assert json.loads(shown["gen_ai.input.messages"]) == [
         {"role": "system", "parts": [{"type": "text", "content": "be brief"}]},
         {"role": "user", "parts": [{"type": "text", "content": "look"}, {"type": "image_url"}]},
@@ -334,8 +275,8 @@ async def test_messages_follow_the_schema_of_opentelemetry(collector: Collector,
     assert json.loads(shown["gen_ai.output.messages"]) == [
         {"role": "assistant", "parts": [{"type": "text", "content": "done"}], "finish_reason": "stop"}
     ]
-    assert said(server)["output.value"] == "done"
-    assert said(server)["input.value"].startswith('[{"role":"system"')
+    assert attributes(server)["output.value"] == "done"
+    assert attributes(server)["input.value"].startswith('[{"role":"system"')
 
 
 @pytest.mark.parametrize(
@@ -416,6 +357,6 @@ async def test_a_trace_leaves_on_its_own_within_two_seconds(collector: Collector
 
 async def test_four_hundred_traces_at_once_all_arrive(collector: Collector, make: Any) -> None:
     spans = await sent(collector, *[make.answered(trace=SAMPLED, id=f"req_{n}") for n in range(400)])
-    assert {said(span)["tollkeeper.request.id"] for span in spans if span.kind == SERVER} == {
+    assert {attributes(span)["tollkeeper.request.id"] for span in spans if span.kind == SERVER} == {
         f"req_{n}" for n in range(400)
     }

@@ -1,0 +1,116 @@
+"""One request, its whole story: the answer, the trace, the metrics, the log line, the record and its waterfall agree."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+from gateway.explain import waterfall
+from tests.otlp import Collector, attributes
+from tests.running import ADMIN, config, running
+from tests.scripted import Asked, plain, scripted
+
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+LABELS = {
+    "traceparent": f"00-{TRACE}-00f067aa0ba902b7-01",
+    "x-session-id": "s-1",
+    "x-user-id": "u-1",
+    "x-feature": "receipt",
+    "x-tags": "a, b",
+}
+
+
+async def failing(asked: Asked) -> None:
+    await asked.wire.whole(503, b"{}")
+
+
+def two(bad: str, good: str, collector: str) -> dict[str, Any]:
+    said = config(bad, telemetry={"traces": {"otlp_endpoint": collector, "service_name": "gateway-under-test"}})
+    said["providers"]["second"] = {"base_url": good, "api_key": "sk-second-provider-key"}
+    said["models"]["m"]["fallbacks"] = ["n"]
+    said["models"]["n"] = {"targets": [{"provider": "second", "model": "other"}], "price": {"input": 10, "output": 20}}
+    return said
+
+
+async def test_a_fallback_is_told_the_same_way_by_every_witness() -> None:
+    collector = Collector()
+    try:
+        async with scripted(failing) as bad, scripted(plain) as good, running(two(bad.url, good.url, collector.url)) as gateway:
+            response = await gateway.chat(stream=True, headers=LABELS)
+            id = response.headers["x-request-id"]
+            admin = {"authorization": f"Bearer {ADMIN}"}
+            story = (await gateway.client.get(f"/admin/v1/exchanges/{id}", headers=admin)).json()
+            listed = (await gateway.client.get("/admin/v1/exchanges?team=checkout&user=u-1", headers=admin)).json()
+            metrics = (await gateway.client.get("/metrics")).text
+            record = await gateway.record(id)
+            async with asyncio.timeout(5):
+                while len(collector.spans) < 3:
+                    await asyncio.sleep(0.05)
+    finally:
+        collector.close()
+    # the record
+    assert [attempt["provider"] for attempt in story["attempts"]] == ["up", "second"]
+    assert story["attempts"][0]["error"]["code"] == "upstream_unavailable"
+    assert story["attempts"][1]["cost_nano"] == story["cost_nano"] == 90_000
+    assert (story["session"], story["user"], story["feature"], story["tags"]) == ("s-1", "u-1", "receipt", ["a", "b"])
+    assert [(decision["policy"], decision["outcome"]) for decision in story["decisions"]] == [("access", "passed")]
+    assert story["timings"]["overhead_us"] + story["timings"]["upstream_us"] <= story["timings"]["total_us"]
+    assert [line["id"] for line in listed["data"]] == [id]
+    # the trace
+    assert story["trace_id"] == TRACE
+    spans = {span.name: span for span in collector.spans}
+    server, first, second = spans["POST /v1/chat/completions"], spans["chat up"], spans["chat other"]
+    assert {span.trace_id.hex() for span in collector.spans} == {TRACE}
+    assert server.kind == Span.SPAN_KIND_SERVER
+    assert server.parent_span_id.hex() == "00f067aa0ba902b7"
+    assert first.parent_span_id == second.parent_span_id == server.span_id
+    assert attributes(server)["tollkeeper.request.id"] == id
+    assert "gen_ai.usage.input_tokens" not in attributes(first)
+    assert attributes(second)["gen_ai.usage.input_tokens"] == 5
+    # the metrics
+    assert 'tollkeeper_upstream_attempts_total{outcome="upstream_unavailable",provider="up"} 1.0' in metrics
+    assert 'tollkeeper_upstream_attempts_total{outcome="ok",provider="second"} 1.0' in metrics
+    assert 'tollkeeper_cost_usd_total{model="n",team="checkout"} 9e-05' in metrics
+    # for people
+    shown = waterfall(record)
+    for word in (id, "checkout", "up", "second", "upstream_unavailable", "0.00009", "access"):
+        assert word in shown, word
+    assert '"cost_usd":"0.000090000"' in response.text
+
+
+async def test_a_refusal_leaves_its_record_too() -> None:
+    async with scripted(plain) as up, running(config(up.url)) as gateway:
+        answers = [
+            await gateway.chat(headers={"authorization": "Bearer wrong"}),
+            await gateway.chat(model="nobody"),
+            await gateway.chat(max_tokens=-1),
+        ]
+        records = [await gateway.record(answer.headers["x-request-id"]) for answer in answers]
+    assert [answer.status_code for answer in answers] == [401, 404, 400]
+    codes = [record.error.code for record in records if record.error is not None]
+    assert codes == ["invalid_api_key", "model_not_found", "invalid_type"]
+    assert [record.team for record in records] == ["", "checkout", "checkout"]
+
+
+async def test_a_dead_collector_is_not_noticed_and_its_losses_are_counted() -> None:
+    said = config("filled in", telemetry={"traces": {"otlp_endpoint": "http://127.0.0.1:1", "queue": 16, "per_second": 1000}})
+    async with scripted(plain) as up:
+        said["providers"]["up"]["base_url"] = up.url
+        async with running(said) as gateway:
+            for _ in range(30):
+                assert (await gateway.chat()).status_code == 200
+            await asyncio.sleep(1.2)
+            metrics = (await gateway.client.get("/metrics")).text
+    lost = [line for line in metrics.splitlines() if line.startswith('tollkeeper_telemetry_dropped_total{sink="traces"}')]
+    assert len(lost) == 1
+    assert float(lost[0].rpartition(" ")[2]) > 0
+
+
+async def test_what_is_not_there_is_404_in_the_callers_shape() -> None:
+    async with scripted(plain) as up, running(config(up.url)) as gateway:
+        response = await gateway.client.get("/nothing/here")
+    assert response.status_code == 404
+    assert json.loads(response.text)["error"]["code"] == "not_found"
