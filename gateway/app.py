@@ -72,8 +72,7 @@ class Gateway:
         try:
             await self.urls(scope, receive, send)
         except asyncio.CancelledError:
-            if not self.stopping:
-                raise  # at shutdown the caller was told, and what was held is settled: the task ends here
+            pass  # only the server cancels, when its grace is over: the caller was told, and what was held is settled
 
     # ── life ─────────────────────────────────────────────────────────────────────────────────────────────────────────────────
 

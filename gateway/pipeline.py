@@ -36,7 +36,6 @@ class Pipeline:
         self.meter = meter
         self.observers = observers
         self.running: set[Exchange] = set()
-        self.stopping = False
         self.drains = 0
         self._admits = [p for p in policies if _overrides(p, "admit")]
         self._attempts = [p for p in policies if _overrides(p, "attempt")]

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import sys
 from collections.abc import Iterator
 
+from gateway import __version__
 from gateway.app import Gateway
-from gateway.server import server
+from gateway.server import Server, server
 from gateway.settings import Config
 from gateway.telemetry import logs
+
+log = logging.getLogger("gateway")
 
 
 def secrets(config: Config) -> Iterator[str]:
@@ -32,4 +36,17 @@ def run(config: Config, host: str, port: int) -> None:
     serving = server(Gateway(config), host, port, config.server.receive_seconds, config.server.grace_seconds)
     gc.freeze()  # what the start built stays: the collector need not look at it again and again
     with asyncio.Runner(loop_factory=serving.config.get_loop_factory()) as runner:
-        runner.run(serving.serve())
+        runner.run(_serve(serving))
+
+
+async def _serve(serving: Server) -> None:
+    telling = asyncio.ensure_future(_tell_address(serving))
+    await serving.serve()
+    telling.cancel()
+
+
+async def _tell_address(serving: Server) -> None:
+    while not serving.started:
+        await asyncio.sleep(0.01)
+    host, port = serving.servers[0].sockets[0].getsockname()[:2]
+    log.info("Tollkeeper %s listens on http://%s:%d", __version__, f"[{host}]" if ":" in host else host, port)
