@@ -15,6 +15,7 @@ from starlette.routing import Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway import providers
+from gateway.adapter import Adapter
 from gateway.config import find_policy, policy_settings
 from gateway.dialects import openai
 from gateway.endpoints import House, chat, completions, embeddings
@@ -92,7 +93,7 @@ class Gateway:
         for observer in self.pipeline.observers:
             await observer.aclose()
         for provider in self.providers.values():
-            await provider.transport.aclose()
+            await provider.sender.aclose()
         if self.store is not None:
             await self.store.aclose()
 
@@ -113,7 +114,7 @@ class Gateway:
             teams=config.teams,
             models=config.models,
             providers=config.providers,
-            pools={name: _pool(provider.transport) for name, provider in self.providers.items()},
+            pools={name: _pool(provider.sender) for name, provider in self.providers.items()},
             dropped={name: _dropped(sink) for name, sink in sinks.items() if sink is not None},
         )
 
@@ -157,12 +158,13 @@ class Gateway:
 
 
 def _provider(name: str, said: Provider) -> providers.Provider:
-    transport: httpx2.AsyncBaseTransport
+    sender: providers.Sender
+    waits = said.timeouts
     if said.transport == "httpx":
         pool = httpx2.Limits(max_connections=said.max_connections, keepalive_expiry=60)
         transport = httpx2.AsyncHTTPTransport(http2=True, limits=pool, trust_env=said.trust_env)
+        sender = Adapter(transport, waits, said.pool_seconds)
     else:
-        waits = said.timeouts
         limits = Limits(
             max_connections=said.max_connections,
             pool=said.pool_seconds,
@@ -171,8 +173,8 @@ def _provider(name: str, said: Provider) -> providers.Provider:
             idle=waits.idle,
             total=waits.total,
         )
-        transport = Transport(limits, ca_file=said.ca_file)
-    return providers.build(name, said, DIALECTS[said.dialect], transport)
+        sender = Transport(limits, ca_file=said.ca_file)
+    return providers.build(name, said, DIALECTS[said.dialect], sender)
 
 
 def _policies(config: Config) -> Sequence[Policy[Any]]:
@@ -201,10 +203,10 @@ def _dropped(sink: Records | Traces | AccessLog) -> Callable[[], int]:
     return lambda: sink.dropped
 
 
-def _pool(transport: httpx2.AsyncBaseTransport) -> Any:
-    if not isinstance(transport, Transport):
+def _pool(sender: providers.Sender) -> Callable[[], Mapping[str, int]]:
+    if not isinstance(sender, Transport):
         return dict
-    return lambda: {"active": transport.active, "idle": transport.idle, "waiting": transport.waiting}
+    return lambda: {"active": sender.active, "idle": sender.idle, "waiting": sender.waiting}
 
 
 async def _nothing_here(scope: Scope, receive: Receive, send: Send) -> None:

@@ -138,7 +138,7 @@ class Exchange:
     upload: Upload | None = None  # a body that is streamed, not held
     asks_usage: bool = False  # the provider is to be asked for usage on this stream
     upstream_path: str = ""  # below the provider's base_url, with its query
-    reader: Callable[[Mapping[str, str]], Reader] | None = None  # reads a relayed answer, given its head
+    reader: Callable[[Mapping[bytes, bytes]], Reader] | None = None  # reads a relayed answer, given its head
     headers: Mapping[bytes, bytes] = field(default_factory=dict)
     session: str = ""
     user: str = ""
@@ -151,6 +151,7 @@ class Exchange:
     cache: str = ""  # hit | semantic | coalesced | miss | bypass
     provider: str = ""  # where a call goes that names no model
     max_attempts: int = 1
+    reply_headers: list[tuple[bytes, bytes]] = field(default_factory=list)  # what policies tell the caller
     # happened
     attempts: list[Attempt] = field(default_factory=list)
     status: int = 0  # the HTTP status the caller received

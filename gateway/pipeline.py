@@ -120,10 +120,10 @@ class Pipeline:
             sent = False
             try:
                 cleared = await self.clear(x, attempt, receipts)
-                async with Call(x, cleared, self._look) as (pieces, reader, response):
+                async with Call(x, cleared, self._look) as (answer, reader, headers):
                     if x.reader is not None:
-                        reply.adopt(response.status_code, response.headers.raw)
-                    async for data in pieces:
+                        reply.adopt(answer.status, headers)
+                    async for data in answer:
                         if not attempt.first_byte:
                             attempt.first_byte = clock()
                         for chunk in reader.feed(data):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from typing import Final
 
 from starlette.types import Send
@@ -46,10 +47,10 @@ class Reply:
         self.started = False
         self.sent_at = 0
 
-    def adopt(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+    def adopt(self, status: int, headers: Mapping[bytes, bytes]) -> None:
         """A relayed answer keeps the provider's status and head (those parts of it that may pass)."""
         self.status = status
-        self._head = [(name, value) for name, value in headers if name in _PASSED or b"ratelimit" in name]
+        self._head = [(name, value) for name, value in headers.items() if name in _PASSED or b"ratelimit" in name]
 
     async def send(self, raw: bytes, last: bool) -> None:
         """One piece of the answer.  Raises ClientGone once nobody is left to read it."""
@@ -96,6 +97,7 @@ class Reply:
             (b"x-request-id", x.id.encode()),
             (b"x-tollkeeper-attempts", b"%d" % len(x.attempts)),
             (b"x-tollkeeper-overhead-ms", b"%.3f" % (x.overhead / 1e6)),
+            *x.reply_headers,
         ]
         if x.cache:
             headers.append((b"x-tollkeeper-cache", x.cache.encode()))

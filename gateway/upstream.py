@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, Mapping
 from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Final, NamedTuple
@@ -14,12 +13,9 @@ import httpx2
 from gateway.dialects import Reader
 from gateway.errors import GatewayError, UpstreamError
 from gateway.exchange import Attempt, Exchange
+from gateway.providers import Answer
 from gateway.telemetry import w3c
 
-# Request headers that reach a provider; everything else stays here.
-_PASSED: Final = (
-    b"accept", b"anthropic-beta", b"anthropic-version", b"idempotency-key", b"openai-beta", b"user-agent",
-)  # fmt: skip
 _ERROR_BODY: Final = 64 * 1024
 _LINGER: Final = 0.25  # seconds a finished answer's connection may take to end its body and be used again
 
@@ -31,107 +27,93 @@ class Cleared(NamedTuple):
 
 
 class Call:
-    """`async with Call(...) as (pieces, reader)`: one call to one target, from its first byte to its connection's return."""
+    """`async with Call(...) as (answer, reader)`: one call to one target, from its first byte to its connection's return."""
 
-    __slots__ = ("_attempt", "_look", "_response", "_timeout", "_x")
+    __slots__ = ("_answer", "_attempt", "_look", "_x")
 
     def __init__(self, x: Exchange, cleared: Cleared, look: bool) -> None:
         self._x = x
         self._attempt = cleared.attempt
         self._look = look
-        self._response: httpx2.Response | None = None
-        self._timeout = asyncio.timeout(self._attempt.target.provider.timeouts.total)
+        self._answer: Answer | None = None
 
-    async def __aenter__(self) -> tuple[AsyncIterable[bytes], Reader, httpx2.Response]:
-        await self._timeout.__aenter__()
+    async def __aenter__(self) -> tuple[Answer, Reader, Mapping[bytes, bytes]]:
         try:
-            response = await self._open()
+            answer, headers = await self._open()
         except BaseException as error:
             await self.__aexit__(type(error), error, error.__traceback__)
             raise
         x, attempt = self._x, self._attempt
         if x.reader is not None:
-            reader = x.reader(response.headers)
+            reader = x.reader(headers)
         else:
             reader = attempt.target.provider.dialect.reader(x.stream, self._look, x.wants_usage)
         attempt.answer = reader.answer
-        return response.stream, reader, response  # type: ignore[return-value]  # a transport's stream is async
+        return answer, reader, headers
 
-    async def _open(self) -> httpx2.Response:
+    async def _open(self) -> tuple[Answer, Mapping[bytes, bytes]]:
         x, attempt = self._x, self._attempt
         provider = attempt.target.provider
-        request = self._request()
+        body, length = self._body()
+        head = self._head()
         attempt.sent = time.perf_counter_ns()
-        response = self._response = await provider.transport.handle_async_request(request)
+        answer = self._answer = await provider.sender.send(x.method, provider.url(x.upstream_path), head, body, length)
         attempt.headers = time.perf_counter_ns()
-        attempt.status = response.status_code
-        attempt.provider_request_id = response.headers.get("x-request-id", "")[:128]
-        if response.status_code >= 300:
-            raise await self._refused(response)
-        encoding = response.headers.get("content-encoding", "identity")
-        if encoding != "identity" and x.reader is None:
+        attempt.status = answer.status
+        headers = {name.lower(): value for name, value in answer.headers}
+        attempt.provider_request_id = headers.get(b"x-request-id", b"")[:128].decode("latin-1")
+        if answer.status >= 300:
+            raise await self._refused(answer, headers)
+        if x.reader is None and headers.get(b"content-encoding", b"identity") != b"identity":
             raise UpstreamError("The provider compressed its answer although it was asked not to.", code="upstream_protocol")
-        return response
+        return answer, headers
 
-    def _request(self) -> httpx2.Request:
-        x, attempt = self._x, self._attempt
-        target = attempt.target
-        provider = target.provider
-        headers = list(provider.headers)
+    def _head(self) -> bytes:
+        """Header lines: the provider's own, and of the caller's those that may pass."""
+        x, provider = self._x, self._attempt.target.provider
         asked = x.headers
-        for name in _PASSED:
+        lines = [provider.head, b"x-tollkeeper-attempt: %b.%d" % (x.id.encode(), len(x.attempts))]
+        for name in provider.passed:
             if name in asked:
-                headers.append((name, asked[name]))
-        for name in provider.forward:
-            if name in asked:
-                headers.append((name, asked[name]))
-        headers.append((b"accept-encoding", b"identity"))
-        headers.append((b"x-tollkeeper-attempt", b"%s.%d" % (x.id.encode(), len(x.attempts))))
+                lines.append(name + b": " + asked[name])
         if provider.propagate != "none":
-            headers.append((b"traceparent", w3c.outgoing(x.trace, attempt.span_id)))
+            lines.append(b"traceparent: " + w3c.outgoing(x.trace, self._attempt.span_id))
             if x.trace.state:
-                headers.append((b"tracestate", x.trace.state.encode()))
+                lines.append(b"tracestate: " + x.trace.state.encode())
             if provider.propagate == "all" and b"baggage" in asked:
-                headers.append((b"baggage", asked[b"baggage"]))
-        if b"content-type" in asked:
-            headers.append((b"content-type", asked[b"content-type"]))
-        url = provider.url(x.upstream_path)
-        if x.upload is not None:
-            length = x.upload.length(target.model)
-            headers.append((b"transfer-encoding", b"chunked") if length is None else (b"content-length", b"%d" % length))
-            return httpx2.Request(x.method, url, headers=headers, content=x.upload.pieces(target.model))
-        body = x.body
-        if x.fields:
-            body = provider.dialect.write_call(x.fields, body, target.model or x.model, x.model, x.asks_usage)
-        headers.append((b"content-length", b"%d" % len(body)))
-        return httpx2.Request(x.method, url, headers=headers, content=body)
+                lines.append(b"baggage: " + asked[b"baggage"])
+        lines.append(b"")
+        return b"\r\n".join(lines)
 
-    async def _refused(self, response: httpx2.Response) -> UpstreamError:
+    def _body(self) -> tuple[bytes | AsyncIterable[bytes], int | None]:
+        x, target = self._x, self._attempt.target
+        if x.upload is not None:
+            return x.upload.pieces(target.model), x.upload.length(target.model)
+        if x.fields:
+            return target.provider.dialect.write_call(x.fields, x.body, target.model or x.model, x.model, x.asks_usage), None
+        return x.body, None
+
+    async def _refused(self, answer: Answer, headers: Mapping[bytes, bytes]) -> UpstreamError:
         body = b""
-        async for piece in response.stream:  # type: ignore[union-attr]  # a transport's stream is async
+        async for piece in answer:
             body += piece
             if len(body) > _ERROR_BODY:
                 break
-        if response.status_code < 400:
+        if answer.status < 400:
             return UpstreamError("The provider answered with a redirect, which is never followed.", code="upstream_protocol")
-        error = self._attempt.target.provider.dialect.read_error(response.status_code, body)
-        wait = retry_after(response.headers.get("retry-after"))
+        error = self._attempt.target.provider.dialect.read_error(answer.status, body)
+        wait = retry_after(headers.get(b"retry-after", b"").decode("latin-1"))
         if wait is not None and error.status in (429, 503):
             error.retry_after = wait
         return error
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        try:
-            await self._timeout.__aexit__(kind, error, trace)
-        except TimeoutError as late:
-            error = late
-        response = self._response
-        if response is not None:
-            linger = getattr(response.stream, "linger", None)
-            if self._attempt.complete and linger is not None:
-                linger(_LINGER)
+        answer = self._answer
+        if answer is not None:
+            if self._attempt.complete:
+                await answer.finish(_LINGER)
             else:
-                await response.aclose()
+                await answer.aclose()
         if error is not None:
             self._raise_mapped(error)
 

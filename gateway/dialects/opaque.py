@@ -30,12 +30,12 @@ _facts = msgspec.json.Decoder(_Facts)
 _event = msgspec.json.Decoder(_Event)
 
 
-def reader(headers: Mapping[str, str]) -> OpaqueReader:
+def reader(headers: Mapping[bytes, bytes]) -> OpaqueReader:
     """Given the head of the answer."""
-    kind = headers.get("content-type", "")
-    if headers.get("content-encoding", "identity") != "identity":
-        kind = ""
-    return OpaqueReader(events=kind.startswith("text/event-stream"), json="json" in kind)
+    kind = headers.get(b"content-type", b"")
+    if headers.get(b"content-encoding", b"identity") != b"identity":
+        kind = b""
+    return OpaqueReader(events=kind.startswith(b"text/event-stream"), json=b"json" in kind)
 
 
 class OpaqueReader:

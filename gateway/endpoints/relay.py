@@ -11,7 +11,16 @@ from starlette.types import Receive, Scope, Send
 
 from gateway import body as bodies
 from gateway.dialects import Reader, opaque
-from gateway.endpoints import House, Kind, identify, name_model, open_exchange, read_body, require_method
+from gateway.endpoints import (
+    House,
+    Kind,
+    identify,
+    name_model,
+    open_exchange,
+    read_body,
+    refuse_encoding,
+    require_method,
+)
 from gateway.errors import BadCall, ClientGone
 from gateway.exchange import Exchange
 from gateway.presence import Hangup
@@ -24,7 +33,7 @@ METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD")
 _PATH: Final = re.compile(rb"/v1(/(?!\.{1,2}(?:/|$))[A-Za-z0-9._~:@!$&'()*+,=-]+)+")
 _QUERY: Final = re.compile(rb"[\x21-\x7e]{0,8192}")
 _PEEK: Final = 64 * 1024  # bytes of a form in which its model is looked for
-_FORM_MODEL: Final = re.compile(rb'name="model"(?:\r\n[^\r\n]+)*\r\n\r\n([^\r\n]{1,256})\r\n')
+_FORM_MODEL: Final = re.compile(rb'name="model"(?:\r\n[^\r\n]{1,256}){0,4}\r\n\r\n([^\r\n]{1,256})\r\n')
 
 
 class Call(msgspec.Struct):
@@ -69,6 +78,7 @@ class RelayEndpoint:
             if call.model is not None:
                 name_model(x, self._house, call.model)
             return
+        refuse_encoding(headers)
         upload = Upload(receive, headers, self._upload_limit)
         if kind.startswith(b"multipart/form-data") and (model := await upload.peek()):
             name_model(x, self._house, model)
@@ -78,8 +88,8 @@ class RelayEndpoint:
         name = x.caller.provider or self._only
         if name is None:
             raise BadCall(
-                f"The call names no model, and the team '{x.caller.team}' has no default provider. Name a model, or ask your "
-                f"platform team to set teams.{x.caller.team}.provider.",
+                f"The call names no model, and the team '{x.caller.team}' has no default provider. Name a model, or "
+                f"ask your platform team to set teams.{x.caller.team}.provider.",
                 code="provider_required",
             )
         x.provider = name
@@ -136,9 +146,11 @@ class Upload:
         return piece
 
     def _too_large(self) -> BadCall:
-        return BadCall(f"The body is over the limit of {self._limit // 1_048_576} MiB.", code="body_too_large", status=413)
+        return BadCall(
+            f"The body is over the limit of {self._limit // 1_048_576} MiB.", code="body_too_large", status=413
+        )
 
 
-def _reader(x: Exchange, headers: Mapping[str, str]) -> Reader:
-    x.stream = headers.get("content-type", "").startswith("text/event-stream")
+def _reader(x: Exchange, headers: Mapping[bytes, bytes]) -> Reader:
+    x.stream = headers.get(b"content-type", b"").startswith(b"text/event-stream")
     return opaque.reader(headers)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import AsyncIterable, AsyncIterator
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol
 
 import httpx2
 
@@ -11,6 +13,38 @@ from gateway import settings
 from gateway.dialects import Dialect
 
 _URLS: Final = 64  # kept per provider; a relayed path may hold any id, so not all of them
+_LINE: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+: [\x20-\x7e\x80-\xff]*")
+
+# A caller's headers that reach a provider; everything else stays here.
+_PASSED: Final = (
+    b"accept", b"anthropic-beta", b"anthropic-version", b"content-type", b"idempotency-key", b"openai-beta", b"user-agent",
+)  # fmt: skip
+
+
+class Answer(Protocol):
+    """A provider's answer on its way: its head is here, its body is iterated."""
+
+    status: int
+    headers: list[tuple[bytes, bytes]]
+
+    def __aiter__(self) -> AsyncIterator[bytes]: ...
+
+    async def aclose(self) -> None:
+        """Before its end: the connection is cut."""
+
+    async def finish(self, seconds: float) -> None:
+        """Whoever reads has all it needs: what is left may come within so long, without anybody waiting for it."""
+
+
+class Sender(Protocol):
+    """How calls leave: gateway.transport, or anything behind httpx2's transport interface."""
+
+    async def send(
+        self, method: str, url: httpx2.URL, head: bytes, body: bytes | AsyncIterable[bytes], length: int | None
+    ) -> Answer:
+        """head: whole header lines.  length: of a body that is streamed, where it is known.  Raises httpx2's errors."""
+
+    async def aclose(self) -> None: ...
 
 
 @dataclass(slots=True, frozen=True, eq=False)
@@ -22,14 +56,14 @@ class Provider:
     host: str
     port: int
     dialect: Dialect
-    headers: tuple[tuple[bytes, bytes], ...]  # the lock, and what the operator adds to each call
-    forward: frozenset[bytes]  # request headers passed on besides the ordinary ones
+    head: bytes  # header lines of every call: the lock, and what the operator adds
+    passed: tuple[bytes, ...]  # a caller's headers that are passed on
     timeouts: settings.Timeouts
     on_hangup: str
     drain_seconds: float
     propagate: str
     catalogue: str | None
-    transport: httpx2.AsyncBaseTransport
+    sender: Sender
     _urls: dict[str, httpx2.URL] = field(default_factory=dict)
 
     def url(self, path: str) -> httpx2.URL:
@@ -42,25 +76,30 @@ class Provider:
         return url
 
 
-def build(name: str, said: settings.Provider, dialect: Dialect, transport: httpx2.AsyncBaseTransport) -> Provider:
-    """A provider from its lines in config.yaml."""
+def build(name: str, said: settings.Provider, dialect: Dialect, sender: Sender) -> Provider:
+    """A provider from its lines in config.yaml.  Raises ValueError for a header that cannot be sent."""
     url = httpx2.URL(said.base_url)
-    headers = [(b"host", url.netloc)]
+    lines = [b"host: " + url.netloc, b"accept-encoding: identity"]
     if said.api_key is not None:
-        headers.append((b"authorization", b"Bearer " + said.api_key.get_secret_value().encode()))
-    headers += [(key.lower().encode(), value.get_secret_value().encode()) for key, value in said.headers.items()]
+        lines.append(b"authorization: Bearer " + said.api_key.get_secret_value().encode())
+    lines += [f"{header.lower()}: {value.get_secret_value()}".encode() for header, value in said.headers.items()]
+    for line in lines:
+        if not _LINE.fullmatch(line):
+            raise ValueError(f"providers.{name}: the header {line.partition(b':')[0]!r} cannot be sent as it is")
+    own = {line.partition(b":")[0] for line in lines}
+    forwarded = [header.lower().encode() for header in said.forward_headers]
     return Provider(
         name=name,
         base_url=said.base_url.rstrip("/"),
         host=url.host,
         port=url.port or (443 if url.scheme == "https" else 80),
         dialect=dialect,
-        headers=tuple(headers),
-        forward=frozenset(header.lower().encode() for header in said.forward_headers),
+        head=b"\r\n".join(lines),
+        passed=tuple(header for header in dict.fromkeys([*_PASSED, *forwarded]) if header not in own),
         timeouts=said.timeouts,
         on_hangup=said.on_hangup,
         drain_seconds=said.drain_seconds,
         propagate=said.propagate,
         catalogue=said.catalogue,
-        transport=transport,
+        sender=sender,
     )

@@ -7,6 +7,7 @@ from collections import Counter
 import httpx2
 
 from gateway import providers, settings
+from gateway.adapter import Adapter
 from gateway.dialects import openai
 from gateway.targets import Targets
 
@@ -14,7 +15,7 @@ from gateway.targets import Targets
 def targets(models: dict[str, object]) -> Targets:
     config = settings.Config.model_validate({"providers": {"p": {"base_url": "https://p.example/v1"}}, "models": models})
     transport = httpx2.MockTransport(lambda request: httpx2.Response(200))
-    provider = providers.build("p", config.providers["p"], openai, transport)
+    provider = providers.build("p", config.providers["p"], openai, Adapter(transport, settings.Timeouts(), 5.0))
     return Targets(config.models, {"p": provider})
 
 

@@ -13,7 +13,7 @@ USAGE = {"input_tokens": 9, "output_tokens": 4, "input_tokens_details": {"cached
 
 
 def read(kind: str, body: bytes, size: int) -> tuple[bytes, Usage | None, opaque.OpaqueReader]:
-    reader = opaque.reader({"content-type": kind})
+    reader = opaque.reader({b"content-type": kind.encode()})
     chunks = [chunk for i in range(0, len(body), size) for chunk in reader.feed(body[i : i + size])] + reader.close()
     assert chunks[-1].last
     assert reader.failure is None
