@@ -21,6 +21,8 @@ class Hangup:
         self._listener: Callable[[], None] | None = None
 
     def fire(self) -> None:
+        if self.gone:
+            return
         self.gone = True
         if self._listener is not None:
             self._listener()
@@ -66,7 +68,9 @@ class Presence:
         self._fired = True
         self._task.cancel()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._hangup.listen(None)
         if self._timer is not None:
             self._timer.cancel()

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from types import FrameType
 from typing import Any, Final
 
+import httptools
 import msgspec
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from gateway.presence import Hangup
 
@@ -18,9 +20,17 @@ SLOWEST: Final = 16 * 1024  # bytes a second: a body that comes slower than this
 MAX_URL: Final = 16 * 1024
 MAX_HEAD: Final = 64 * 1024
 MAX_HEADERS: Final = 200
-LINGER_SECONDS: Final = 5.0
+LINGER_SECONDS: Final = 5.0  # for which the rest of a refused request is read
 
-_REASONS: Final = {400: "Bad Request", 408: "Request Timeout", 414: "URI Too Long", 431: "Request Header Fields Too Large"}
+_REASONS: Final = {
+    400: "Bad Request",
+    408: "Request Timeout",
+    414: "URI Too Long",
+    431: "Request Header Fields Too Large",
+}
+_HEAD_TOO_LARGE: Final = f"The head is over {MAX_HEAD} bytes or {MAX_HEADERS} fields."
+_OFFERS: Final = (b"upgrade", b"connection", b"http2-settings")
+_HOST: Final = re.compile(rb"(?:[A-Za-z0-9._~-]*|\[[0-9A-Fa-f:.%]+\])(?::[0-9]{0,5})?")
 
 
 class Door(HttpToolsProtocol):
@@ -31,75 +41,156 @@ class Door(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
         self.deadline = time.monotonic() + HEAD_SECONDS
-        self.refusal: tuple[int, str, str] | None = None
+        self.refusal: tuple[int, str] | None = None
+        self.told = False  # the last word was said: what still comes is thrown away
+        self.running: RequestResponseCycle | None = None  # the request that is being answered; later ones queue
+        self.reading_head = True
         self.head_bytes = 0
+        self.loose = 0  # bytes that have come since the parser last had something whole
         self.url = b""
+        self.declined = b""
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        if self.cycle is not None and not self.cycle.response_complete:
-            self.cycle.scope["hangup"].fire()  # type: ignore[typeddict-item]  # ours
-        for cycle, _ in self.pipeline:
-            cycle.disconnected = True
-            cycle.scope["hangup"].fire()  # type: ignore[typeddict-item]  # ours
+        self.leave()
+
+    def leave(self) -> None:
+        """Whatever works for this caller learns that nobody listens any more."""
+        for cycle in (self.running, self.cycle, *(queued for queued, _ in self.pipeline)):
+            if cycle is not None and not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
+                cycle.scope["hangup"].fire()  # type: ignore[typeddict-item]  # ours
+
+    # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def data_received(self, data: bytes) -> None:
+        if self.told:
+            return
+        self.loose += len(data)
+        try:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as offer:
+                self.parser = httptools.HttpRequestParser(self)
+                self.parser.feed_data(self.declined + data[offer.args[0] :])
+        except httptools.HttpParserUpgrade:
+            self.tell(400, "One offer to change the protocol is enough.")
+        except httptools.HttpParserError:
+            self.tell(*(self.refusal or (400, "This is not a valid HTTP request.")))
+        if self.loose > MAX_HEAD and not self.told:
+            self.tell(431, _HEAD_TOO_LARGE)
+
+    def decline(self) -> None:
+        """Keeps the request without its offer of another protocol, to be read again: the parser would skip its body.
+
+        Java's HTTP client offers h2c with every call.  RFC 9110 7.8: a server may ignore it.
+        """
+        if self.parser.get_method() == b"CONNECT":
+            self.refuse(400, "This is no proxy.")
+        lines = [b"%s %s HTTP/1.1" % (self.parser.get_method(), self.url)]
+        lines += [name + b": " + value for name, value in self.headers if name not in _OFFERS]
+        self.declined = b"\r\n".join(lines) + b"\r\n\r\n"
 
     def on_message_begin(self) -> None:
+        self._unset_keepalive_if_required()
         super().on_message_begin()
         self.scope["hangup"] = Hangup(self.transport.abort)  # type: ignore[typeddict-unknown-key]  # ours
         self.deadline = time.monotonic() + HEAD_SECONDS
+        self.reading_head = True
         self.head_bytes = 0
 
     def on_url(self, url: bytes) -> None:
         super().on_url(url)
         if len(self.url) > MAX_URL:
-            self.refuse(414, "invalid_request", f"The URL is over {MAX_URL} bytes.")
+            self.refuse(414, f"The URL is over {MAX_URL} bytes.")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        super().on_header(name, value)
+        self.loose = 0
         self.head_bytes += len(name) + len(value)
+        if self.reading_head:  # a trailer is no header: it could name another caller (RFC 9110 6.5.1)
+            super().on_header(name, value)
         if self.head_bytes > MAX_HEAD or len(self.headers) > MAX_HEADERS:
-            self.refuse(431, "invalid_request", f"The head is over {MAX_HEAD} bytes or {MAX_HEADERS} fields.")
+            self.refuse(431, _HEAD_TOO_LARGE)
 
     def on_headers_complete(self) -> None:
+        self.loose = 0
+        self.reading_head = False
+        self.check_head()
+        if self.parser.should_upgrade():
+            self.decline()
+            return
         self.deadline = time.monotonic() + self.receive_seconds
         super().on_headers_complete()
 
+    def check_head(self) -> None:
+        """What the parser lets pass, and servers in front may read differently."""
+        version = self.parser.get_http_version()
+        if version not in ("1.1", "1.0"):
+            self.refuse(400, "Speak HTTP/1.1.")
+        hosts = 0
+        for name, value in self.headers:
+            if name == b"host":
+                hosts += 1
+                if not _HOST.fullmatch(value):
+                    self.refuse(400, "The header 'Host' is not a host and a port.")
+            elif name == b"transfer-encoding" and (value.lower() != b"chunked" or version == "1.0"):
+                self.refuse(400, "The header 'Transfer-Encoding' may only be 'chunked'.")
+        if hosts > 1 or (hosts == 0 and version == "1.1"):
+            self.refuse(400, "Send the header 'Host' once.")
+
     def on_body(self, body: bytes) -> None:
+        self.loose = 0
         if not self.cycle.response_complete:
             self.deadline += len(body) / SLOWEST
         super().on_body(body)
 
     def on_message_complete(self) -> None:
+        self.loose = 0
+        if self.parser.should_upgrade():
+            return
         self.deadline = 0.0
         super().on_message_complete()
 
+    # ── answering ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self.running = cycle
+        super()._start_asgi_task(cycle, app)
+
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if self.cycle.more_body:  # answered early: the rest is read and thrown away, so that the answer is not lost in a reset
+        if self.answered_early():  # the rest is read and thrown away, so that the answer is not lost in a reset
             self.deadline = time.monotonic() + LINGER_SECONDS
 
-    def refuse(self, status: int, code: str, message: str) -> None:
+    def answered_early(self) -> bool:
+        """Has the request that is being read had its answer?"""
+        cycle: RequestResponseCycle | None = self.cycle
+        return cycle is not None and cycle.response_complete and cycle.more_body
+
+    def refuse(self, status: int, message: str) -> None:
         """Stops the parser; data_received then tells the caller."""
-        self.refusal = (status, code, message)
+        self.refusal = (status, message)
         raise ValueError(message)
 
-    def send_400_response(self, msg: str) -> None:
-        """Uvicorn calls it for whatever it cannot parse."""
-        self.tell(*(self.refusal or (400, "invalid_request", "This is not a valid HTTP request.")))
-
     def late(self) -> None:
-        """The request did not arrive in time."""
-        if self.head_bytes or self.url:
-            self.tell(408, "body_incomplete", "The request did not arrive in time.")
+        """What was awaited did not come in time."""
+        if self.told or self.scope is None:
+            self.transport.abort()
         else:
-            self.transport.close()
+            self.tell(408, "The request did not arrive in time.")
 
-    def tell(self, status: int, code: str, message: str) -> None:
-        """The last words on this connection, unless an answer is under way: nothing may be written into that."""
-        self.deadline = 0.0
-        if self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete:
+    def tell(self, status: int, message: str) -> None:
+        """The last words on this connection, unless an answer is under way or was given: nothing may follow that."""
+        self.told = True
+        running = self.running
+        if running is not None and running.response_started and not running.response_complete:
             self.transport.abort()
             return
+        if self.answered_early():
+            self.transport.close()
+            return
+        code = "body_incomplete" if status == 408 else "invalid_request"
         shape = {"message": message, "type": "invalid_request_error", "param": None, "code": code}
         body = msgspec.json.encode({"error": shape})
         head = (
@@ -107,7 +198,15 @@ class Door(HttpToolsProtocol):
             "connection: close\r\n\r\n"
         )
         self.transport.write(head.encode() + body)
-        self.transport.close()
+        self.leave()
+        self.transport.write_eof()  # what it still sends is read and thrown away: a reset could overtake the answer
+        self.deadline = time.monotonic() + LINGER_SECONDS
+
+    def shutdown(self) -> None:
+        if self.told:
+            self.transport.abort()
+        else:
+            super().shutdown()
 
 
 class Server(uvicorn.Server):
@@ -155,4 +254,3 @@ def _has_uvloop() -> bool:
     except ImportError:
         return False
     return True
-
