@@ -91,8 +91,7 @@ def identify(x: Exchange, scope: Scope, house: House) -> None:
 
 async def read_body(scope: Scope, receive: Receive, limit: int, headers: Mapping[bytes, bytes]) -> bytes:
     """The whole body.  Raises BadCall when it is over the limit (without reading on), or compressed."""
-    if headers.get(b"content-encoding", b"identity") != b"identity":
-        raise BadCall("Send the body without Content-Encoding.", code="unsupported_encoding", status=415)
+    refuse_encoding(headers)
     length = headers.get(b"content-length")
     if length is not None and int(length) > limit:
         raise _too_large(limit)
@@ -116,9 +115,14 @@ async def read_body(scope: Scope, receive: Receive, limit: int, headers: Mapping
         message = await receive()
 
 
+def refuse_encoding(headers: Mapping[bytes, bytes]) -> None:
+    if headers.get(b"content-encoding", b"identity") != b"identity":
+        raise BadCall("Send the body without Content-Encoding.", code="unsupported_encoding", status=415)
+
+
 def name_model(x: Exchange, house: House, model: str) -> None:
     """The model asked for, and the configured one behind it.  Raises BadCall where there is none."""
-    x.model = model
+    x.model = model[:256]
     found = house.pipeline.targets.find(model)
     if found is None:
         raise BadCall(
@@ -127,6 +131,16 @@ def name_model(x: Exchange, house: House, model: str) -> None:
         )  # fmt: skip
     x.alias = found.name
     x.max_attempts = found.max_attempts
+
+
+def read_stream(x: Exchange, stream: bool | None, options: Mapping[str, object] | None) -> None:
+    """Whether the answer is to be streamed, and whether its caller asked for the usage at the end."""
+    x.stream = x.asks_usage = stream is True
+    asked = options.get("include_usage") if options else None
+    if asked is not None and not isinstance(asked, bool):
+        where = "stream_options.include_usage"
+        raise BadCall(f"Invalid '{where}': expected 'bool | null'.", code="invalid_type", param=where)
+    x.wants_usage = not x.stream or asked is True
 
 
 class JsonEndpoint(Generic[CallType]):
@@ -170,7 +184,8 @@ def require_method(x: Exchange, *allowed: str) -> None:
 
 def printable(text: str) -> str:
     """A caller's word as it may stand in a message: one line, no control characters, not long."""
-    return "".join(c if c.isprintable() else "?" for c in text[:128])
+    text = text[:128]
+    return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
 
 
 def _too_large(limit: int) -> BadCall:
@@ -205,10 +220,10 @@ def _label(x: Exchange, headers: Mapping[bytes, bytes]) -> None:
 def _read_metadata(x: Exchange, raw: bytes, tags: list[str]) -> None:
     try:
         said = msgspec.json.decode(raw, type=dict[str, str])
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return  # a label that cannot be read labels nothing
-    x.user = x.user or said.pop("_user", "")[:_LONGEST]
-    tags += [f"{name}={value}"[:_LONGEST] for name, value in said.items()]
+    x.user = x.user or printable(said.pop("_user", ""))
+    tags += [printable(f"{name}={value}") for name, value in said.items()]
 
 
 def _text(value: bytes) -> str:

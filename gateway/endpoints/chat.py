@@ -7,13 +7,15 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from gateway.endpoints import House, JsonEndpoint, Kind
+from gateway.endpoints import House, JsonEndpoint, Kind, printable, read_stream
+from gateway.errors import BadCall
 from gateway.exchange import Exchange
 
 KIND = Kind("chat", "chat", "/v1/chat/completions", "/chat/completions")
 
 Tokens = Annotated[int, Meta(ge=1, le=10_000_000)]
 NOTHING = msgspec.Raw()  # a field that is not there
+_CONTENT = b'"[n'  # how a message's content may begin: text, parts, null
 Number = Annotated[float, Meta(ge=-1_000_000, le=1_000_000)]
 
 
@@ -23,17 +25,13 @@ class Message(msgspec.Struct):
     tool_calls: msgspec.Raw = NOTHING
 
 
-class StreamOptions(msgspec.Struct):
-    include_usage: bool | None = None
-
-
 class ChatCall(msgspec.Struct):
     """The fields that the gateway reads; all others pass as they came.  Reference: OpenAI API, chat completions."""
 
     model: Annotated[str, Meta(min_length=1, max_length=256)]
     messages: Annotated[list[Message], Meta(min_length=1, max_length=20_000)]
     stream: bool | None = None
-    stream_options: StreamOptions | None = None
+    stream_options: dict[str, Any] | None = None
     max_tokens: Tokens | None = None
     max_completion_tokens: Tokens | None = None
     n: Annotated[int, Meta(ge=1, le=128)] | None = None
@@ -56,10 +54,13 @@ def endpoint(house: House) -> JsonEndpoint[ChatCall]:
 
 
 def understand(x: Exchange, call: ChatCall) -> None:
-    x.stream = x.asks_usage = call.stream is True
-    x.wants_usage = not x.stream or (call.stream_options is not None and call.stream_options.include_usage is True)
-    x.user = x.user or (call.safety_identifier or call.user or "")[:200]
+    read_stream(x, call.stream, call.stream_options)
+    x.user = x.user or printable(call.safety_identifier or call.user or "")
     x.texts = lambda: texts(call)
+    for at, message in enumerate(call.messages):
+        if message.content != NOTHING and memoryview(message.content)[0] not in _CONTENT:
+            where = f"messages[{at}].content"
+            raise BadCall(f"Invalid '{where}': expected 'str | array | null'.", code="invalid_type", param=where)
 
 
 def texts(call: ChatCall) -> list[str]:
@@ -69,10 +70,18 @@ def texts(call: ChatCall) -> list[str]:
         found.append(message.role)
         for raw in (message.content, message.tool_calls):
             if raw != NOTHING:
-                _collect(msgspec.json.decode(raw), found)
+                _collect(_value(raw), found)
     for tool in call.tools or ():
         found.append(bytes(tool).decode())
     return found
+
+
+def _value(raw: msgspec.Raw) -> Any:
+    """What cannot be read (a number beyond all floats, say) is counted as it was written."""
+    try:
+        return msgspec.json.decode(raw)
+    except (msgspec.DecodeError, RecursionError):
+        return bytes(raw).decode()
 
 
 def _collect(value: Any, found: list[str]) -> None:

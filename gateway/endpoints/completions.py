@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
 
-from gateway.endpoints import House, JsonEndpoint, Kind
+from gateway.endpoints import House, JsonEndpoint, Kind, printable, read_stream
 from gateway.exchange import Exchange
 
 KIND = Kind("completions", "text_completion", "/v1/completions", "/completions")
 
 Number = Annotated[float, Meta(ge=-1_000_000, le=1_000_000)]
-
-
-class StreamOptions(msgspec.Struct):
-    include_usage: bool | None = None
 
 
 class CompletionCall(msgspec.Struct):
@@ -25,7 +21,7 @@ class CompletionCall(msgspec.Struct):
     model: Annotated[str, Meta(min_length=1, max_length=256)]
     prompt: str | Annotated[list[str | int | list[int]], Meta(max_length=100_000)] | None = None
     stream: bool | None = None
-    stream_options: StreamOptions | None = None
+    stream_options: dict[str, Any] | None = None
     max_tokens: Annotated[int, Meta(ge=0, le=10_000_000)] | None = None
     n: Annotated[int, Meta(ge=1, le=128)] | None = None
     best_of: Annotated[int, Meta(ge=1, le=128)] | None = None
@@ -41,9 +37,8 @@ def endpoint(house: House) -> JsonEndpoint[CompletionCall]:
 
 
 def understand(x: Exchange, call: CompletionCall) -> None:
-    x.stream = x.asks_usage = call.stream is True
-    x.wants_usage = not x.stream or (call.stream_options is not None and call.stream_options.include_usage is True)
-    x.user = x.user or (call.user or "")[:200]
+    read_stream(x, call.stream, call.stream_options)
+    x.user = x.user or printable(call.user or "")
     x.texts = lambda: _texts(call)
 
 

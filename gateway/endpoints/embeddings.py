@@ -7,7 +7,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from gateway.endpoints import House, JsonEndpoint, Kind
+from gateway.endpoints import House, JsonEndpoint, Kind, printable
 from gateway.exchange import Exchange
 
 KIND = Kind("embeddings", "embeddings", "/v1/embeddings", "/embeddings")
@@ -28,5 +28,7 @@ def endpoint(house: House) -> JsonEndpoint[EmbeddingCall]:
 
 
 def understand(x: Exchange, call: EmbeddingCall) -> None:
-    x.user = x.user or (call.user or "")[:200]
-    x.texts = lambda: [call.input] if isinstance(call.input, str) else [part for part in call.input if isinstance(part, str)]
+    x.user = x.user or printable(call.user or "")
+    x.texts = lambda: (
+        [call.input] if isinstance(call.input, str) else [part for part in call.input if isinstance(part, str)]
+    )

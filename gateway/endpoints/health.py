@@ -19,9 +19,18 @@ async def answer(send: Send, status: int, body: bytes, kind: bytes = b"text/plai
     await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
+async def refused(scope: Scope, send: Send) -> bool:
+    """Was it asked with a method that changes things?  Then the caller has been told."""
+    if scope["method"] in ("GET", "HEAD"):
+        return False
+    await answer(send, 405, b"only GET is answered here\n")
+    return True
+
+
 async def healthz(scope: Scope, receive: Receive, send: Send) -> None:
     """The process answers.  It asks no store: a database's outage must not restart the gateway."""
-    await answer(send, 200, b"ok\n")
+    if not await refused(scope, send):
+        await answer(send, 200, b"ok\n")
 
 
 class Ready:
@@ -31,6 +40,8 @@ class Ready:
         self._reasons = reasons
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if await refused(scope, send):
+            return
         reasons = self._reasons()
         if reasons:
             await answer(send, 503, ("not ready: " + "; ".join(reasons) + "\n").encode())
@@ -48,6 +59,8 @@ class Metrics:
         self._kept: dict[str, tuple[float, bytes, str]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if await refused(scope, send):
+            return
         headers = dict(scope["headers"])
         if self._key is not None:
             given = headers.get(b"authorization", b"").removeprefix(b"Bearer ")

@@ -35,7 +35,8 @@ class ModelsEndpoint:
             if wanted:
                 name_model(x, self._house, wanted)
                 if x.caller.models is not None and x.alias not in x.caller.models:
-                    raise BadCall(f"The model '{printable(wanted)}' does not exist here.", code="model_not_found", status=404)
+                    said = f"The model '{printable(wanted)}' does not exist here."
+                    raise BadCall(said, code="model_not_found", status=404, param="model")
             x.answer = self._answer(x, wanted)
 
         await self._house.pipeline.run(x, read, Reply(x, send, hangup, self._house.ping_seconds), hangup)
