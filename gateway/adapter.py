@@ -11,7 +11,7 @@ from gateway.settings import Timeouts
 
 
 class Adapter:
-    """A Sender over an httpx2 transport.  Time-outs are httpx2's: first byte and idle are one there, the longer of ours."""
+    """A Sender over an httpx2 transport.  Its time-outs are httpx2's: one for first byte and idle, the longer."""
 
     def __init__(self, transport: httpx2.AsyncBaseTransport, waits: Timeouts, pool_seconds: float) -> None:
         self._transport = transport
@@ -21,7 +21,9 @@ class Adapter:
     async def send(
         self, method: str, url: httpx2.URL, head: bytes, body: bytes | AsyncIterable[bytes], length: int | None
     ) -> Through:
-        headers = [(name, value.lstrip()) for name, _, value in (line.partition(b":") for line in head.split(b"\r\n")) if name]
+        headers = [
+            (name, value.lstrip()) for name, _, value in (line.partition(b":") for line in head.split(b"\r\n")) if name
+        ]
         if length is not None:
             headers.append((b"content-length", b"%d" % length))
         request = httpx2.Request(method, url, headers=headers, content=body, extensions={"timeout": self._timeout})

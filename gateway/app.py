@@ -62,7 +62,9 @@ class Gateway:
         observers: list[Observer] = [self.metrics]
         observers += [watcher for watcher in (self.records, self.traces, self.access_log) if watcher is not None]
         self.prices = Prices(config)
-        self.pipeline = Pipeline(_policies(config) if policies is None else policies, self.targets, Meter(self.prices), observers)
+        self.pipeline = Pipeline(
+            _policies(config) if policies is None else policies, self.targets, Meter(self.prices), observers
+        )
         self.urls = self._urls()
         self._watch: asyncio.Task[None] | None = None
 
@@ -75,21 +77,20 @@ class Gateway:
         except asyncio.CancelledError:
             pass  # only the server cancels, when its grace is over: the caller was told, and what was held is settled
 
-    # ── life ─────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── life ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def open(self) -> None:
         today = datetime.now(UTC).date()
         for complaint in await asyncio.to_thread(self.prices.unpriced, today):
             log.warning(complaint)
-        self._watch = asyncio.create_task(self.metrics.watch_loop())  # noqa: TID251 - kept for the gateway's whole life
+        self._watch = asyncio.create_task(self.metrics.watch_loop())
 
     async def close(self) -> None:
         """Requests are over by now, or told to be; what is known of them is written before this returns."""
         self.stopping = True
         if self._watch is not None:
             self._watch.cancel()
-        while self.pipeline.running:
-            await asyncio.sleep(0.01)
+        await self.pipeline.idle()
         for observer in self.pipeline.observers:
             await observer.aclose()
         for provider in self.providers.values():
@@ -105,11 +106,15 @@ class Gateway:
         await self.close()
         await send({"type": "lifespan.shutdown.complete"})
 
-    # ── parts ────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── parts ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _metrics(self) -> Metrics:
         config = self.config
-        sinks: dict[str, Records | Traces | AccessLog | None] = {"records": self.records, "traces": self.traces, "logs": self.access_log}
+        sinks: dict[str, Records | Traces | AccessLog | None] = {
+            "records": self.records,
+            "traces": self.traces,
+            "logs": self.access_log,
+        }
         return Metrics(
             teams=config.teams,
             models=config.models,

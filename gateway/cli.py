@@ -27,16 +27,18 @@ def main() -> None:
 @main.command()
 @CONFIG
 @click.option("--host", help="Address to listen on.  [default: server.host, 127.0.0.1]")
-@click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on; 0: any free one.  [default: server.port, 4000]")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), help="Port to listen on; 0: any free one.  [default: server.port, 4000]"
+)
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes.")
 def serve(path: str | None, host: str | None, port: int | None, workers: int) -> None:
     """Run the gateway.
 
-    Without --config it reads ./config.yaml; where there is none it serves the providers whose API keys are in the environment
-    (OPENAI_API_KEY, …) and prints a first key of its own, once.
+    Without --config it reads ./config.yaml; where there is none it serves the providers whose API keys are in the
+    environment (OPENAI_API_KEY, …) and prints a first key of its own, once.
     """
     if workers > 1:
-        _fail("--workers above 1 needs stores that processes share, and this version has none: run one worker per replica.")
+        _fail("--workers above 1 needs stores that processes share; this version has none. Run one worker per replica.")
     config = _load(path)
     from gateway.serve import run
 
@@ -47,7 +49,7 @@ def serve(path: str | None, host: str | None, port: int | None, workers: int) ->
 @CONFIG
 @click.option("--effective", is_flag=True, help="Print every setting as it is in force, secrets masked.")
 def check(path: str | None, effective: bool) -> None:
-    """Validate a configuration and print what was understood.  Exit status 2: it cannot be used; each mistake is named."""
+    """Validate a configuration and print what was understood.  Exit status 2: it has mistakes, each is named."""
     from gateway import check as checks
     from gateway import config as configs
 
@@ -61,7 +63,9 @@ def check(path: str | None, effective: bool) -> None:
 
 @main.command()
 @click.argument("request_id")
-@click.option("--url", envvar="TOLLKEEPER_URL", default="http://127.0.0.1:4000", show_default=True, help="The gateway's address.")
+@click.option(
+    "--url", envvar="TOLLKEEPER_URL", default="http://127.0.0.1:4000", show_default=True, help="The gateway's address."
+)
 @click.option("--admin-key", envvar="TOLLKEEPER_ADMIN_KEY", help="The admin key.  [env: TOLLKEEPER_ADMIN_KEY]")
 @click.option("--json", "as_json", is_flag=True, help="Print the record as JSON.")
 def explain(request_id: str, url: str, admin_key: str | None, as_json: bool) -> None:
@@ -83,10 +87,20 @@ def explain(request_id: str, url: str, admin_key: str | None, as_json: bool) -> 
 
 
 @main.command()
-@click.option("--port", type=click.IntRange(0, 65535), default=4000, show_default=True, help="Port of the gateway; 0: any free one.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=4000,
+    show_default=True,
+    help="Port of the gateway; 0: any free one.",
+)
 @click.option("--requests", type=click.IntRange(1), default=200, show_default=True, help="Sample requests to send.")
-@click.option("--exit", "leave", is_flag=True, help="Stop when the sample traffic is through, instead of leaving all up.")
-@click.option("--local", is_flag=True, help="A real model server with small weights (extra: local) in place of the simulator.")
+@click.option(
+    "--exit", "leave", is_flag=True, help="Stop when the sample traffic is through, instead of leaving all up."
+)
+@click.option(
+    "--local", is_flag=True, help="A real model server with small weights (extra: local) in place of the simulator."
+)
 def demo(port: int, requests: int, leave: bool, local: bool) -> None:
     """Run a gateway on a simulated provider, send it varied traffic, and leave everything up to look at."""
     from gateway.demo import show

@@ -28,7 +28,7 @@ class Caller:
 
 @dataclass(slots=True)
 class Usage:
-    """Tokens of one attempt.  `input` holds every input token and `output` every output token: the rest are parts of them."""
+    """Tokens of one attempt.  `input` holds every input token, `output` every output token; the rest are parts."""
 
     input: int = 0
     output: int = 0

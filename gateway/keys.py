@@ -43,7 +43,8 @@ def _credential(headers: Mapping[bytes, bytes], all_headers: Sequence[tuple[byte
         found = [value for name, value in all_headers if name in _HEADERS]
     if not found:
         raise Unidentified(
-            "No API key was sent. Send it as 'Authorization: Bearer <key>', 'x-api-key' or 'api-key'.", code="missing_api_key"
+            "No API key was sent. Send it as 'Authorization: Bearer <key>', 'x-api-key' or 'api-key'.",
+            code="missing_api_key",
         )
     if len(found) > 1:
         raise Unidentified("Several API keys were sent; send one.", code="several_api_keys", status=400)

@@ -31,11 +31,14 @@ Receipts = list[tuple[Policy[Any], Any]]
 class Pipeline:
     """One for the whole process; it keeps nothing of a request once the request is over."""
 
-    def __init__(self, policies: Sequence[Policy[Any]], targets: Targets, meter: Meter, observers: Sequence[Observer]) -> None:
+    def __init__(
+        self, policies: Sequence[Policy[Any]], targets: Targets, meter: Meter, observers: Sequence[Observer]
+    ) -> None:
         self.targets = targets
         self.meter = meter
         self.observers = observers
         self.running: set[Exchange] = set()
+        self._over = asyncio.Event()  # set when the last running one is over, while somebody waits for that
         self.drains = 0
         self._admits = [p for p in policies if _overrides(p, "admit")]
         self._attempts = [p for p in policies if _overrides(p, "attempt")]
@@ -43,7 +46,7 @@ class Pipeline:
         self._look = any(p.looks for p in self._screens)
 
     async def run(self, x: Exchange, read: Callable[[Exchange], Awaitable[None]], reply: Reply, hangup: Hangup) -> None:
-        """Answers x, or refuses it; settles what its policies left; tells those who watch.  Raises only cancellation."""
+        """Answers x, or refuses it; settles what policies left; tells those who watch.  Raises only cancellation."""
         receipts: Receipts = []
         self.started(x)
         try:
@@ -60,7 +63,9 @@ class Pipeline:
         except GatewayError as error:
             await self.refuse(x, reply, error)
         except asyncio.CancelledError:
-            await self.refuse(x, reply, Unavailable("The gateway is shutting down. Retry.", code="shutting_down", retry_after=1))
+            await self.refuse(
+                x, reply, Unavailable("The gateway is shutting down. Retry.", code="shutting_down", retry_after=1)
+            )
             raise
         except Exception:
             log.exception("request failed by a defect of ours", extra={"request_id": x.id})
@@ -69,7 +74,7 @@ class Pipeline:
             self.settle(x, receipts)
             self.finished(x)
 
-    # ── decide ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── decide ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def admit(self, x: Exchange, receipts: Receipts) -> None:
         """Every policy, in the order of config.yaml, until one answers."""
@@ -103,12 +108,14 @@ class Pipeline:
             log.exception("policy %s broke in %s", policy.name, hook, extra={"request_id": x.id})
             outcome = "failed_open" if policy.fail_open else "failed"
             if not policy.fail_open:
-                raise Denied(f"The policy '{policy.name}' failed, so the call is refused.", code="policy_failed", status=503)
+                raise Denied(
+                    f"The policy '{policy.name}' failed, so the call is refused.", code="policy_failed", status=503
+                )
             return None
         finally:
             x.decisions.append(Decision(policy.name, hook, outcome, clock() - began))
 
-    # ── call ─────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── call ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def call(self, x: Exchange, reply: Reply) -> AsyncGenerator[Chunk, None]:
         """The answer of the first target that gives one; the next may try until a byte has reached the caller."""
@@ -168,7 +175,9 @@ class Pipeline:
             if last is not None:
                 yield last
                 return
-        raise failure or BadCall(f"No target serves the model '{x.model}'.", code="model_not_found", status=404, param="model")
+        raise failure or BadCall(
+            f"No target serves the model '{x.model}'.", code="model_not_found", status=404, param="model"
+        )
 
     def route(self, x: Exchange) -> Iterator[Target]:
         model = self.targets.find(x.alias) if x.alias else None
@@ -191,7 +200,7 @@ class Pipeline:
         if not attempt.free:
             self.meter.estimate_now(x, attempt)
 
-    # ── on the way back ──────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── on the way back ─────────────────────────────────────────────────────────────────────────────────────────────
 
     async def screen(self, x: Exchange, chunk: Chunk) -> Chunk | None:
         kept: Chunk | None = chunk
@@ -206,7 +215,7 @@ class Pipeline:
         return kept
 
     async def refuse(self, x: Exchange, reply: Reply, error: GatewayError) -> None:
-        """Tells the caller, unless it heard a complete answer.  A send that fails too changes nothing of what must follow."""
+        """Tells the caller.  A send that fails changes nothing of what must follow."""
         x.error = error
         try:
             await reply.refuse(error)
@@ -216,13 +225,19 @@ class Pipeline:
     def grace(self, x: Exchange) -> float:
         """Seconds a hung-up caller's answer is still read for its usage; 0: the provider is stopped at once."""
         final = x.final
-        if final is None or not final.sent or final.ended or final.target.provider.on_hangup != "drain" or self.drains >= 64:
+        if (
+            final is None
+            or not final.sent
+            or final.ended
+            or final.target.provider.on_hangup != "drain"
+            or self.drains >= 64
+        ):
             return 0
         x.draining = True
         self.drains += 1
         return final.target.provider.drain_seconds
 
-    # ── afterwards ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── afterwards ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def settle(self, x: Exchange, receipts: Receipts) -> None:
         """Every receipt, in reverse, exactly once: it leaves the list before its policy is told."""
@@ -252,6 +267,14 @@ class Pipeline:
             except Exception:
                 log.exception("%s broke", type(observer).__name__, extra={"request_id": x.id})
         self.running.discard(x)
+        if not self.running:
+            self._over.set()
+
+    async def idle(self) -> None:
+        """Returns when nothing is running."""
+        while self.running:
+            self._over.clear()
+            await self._over.wait()
 
 
 def _overrides(policy: Policy[Any], hook: str) -> bool:

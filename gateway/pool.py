@@ -172,6 +172,7 @@ class Pool:
             if self._closing or connection.closed:
                 raise ConnectionResetError("closed as soon as it stood")
         except BaseException as error:
+            connection.drop()
             self._give(None)
             if isinstance(error, TimeoutError):
                 late = f"no connection to {where} within {self.limits.connect:g} s (connect)"

@@ -141,6 +141,7 @@ class References:
             self.exists((*path, "fallbacks", index), other, "model", self.known)
             if other in fallbacks[:index]:
                 self.source.report((*path, "fallbacks", index), "stands in this list twice", "delete one")
+        self.limited(path, self.models[name], "limits")
         dated: dict[str, int] = {}
         for index, price in enumerate(listed(self.models[name], "price")):
             since = str(price.get("since")) if isinstance(price, dict) else f"entry {index}"
@@ -154,24 +155,37 @@ class References:
         for name in self.models:
             for index, other in enumerate(listed(self.models[name], "fallbacks")):
                 if other == name:
-                    self.source.report(("models", name, "fallbacks", index), "a model cannot stand in for itself", "remove it")
+                    self.source.report(
+                        ("models", name, "fallbacks", index), "a model cannot stand in for itself", "remove it"
+                    )
 
     def team(self, name: str) -> None:
         path: Path = ("teams", name)
         for index, model in enumerate(listed(self.teams[name], "models")):
             self.exists((*path, "models", index), model, "model", self.known)
         self.exists((*path, "provider"), self.teams[name].get("provider"), "provider", self.vendors)
-        if isinstance(self.teams[name].get("models"), list) and not self.enforced():
+        if isinstance(self.teams[name].get("models"), list) and not self.enforced("access"):
             mend = "add `- use: access` to policies"
             self.source.report((*path, "models"), "nothing enforces this", mend, word=True)
+        self.limited(path, self.teams[name], "limits")
+        self.limited(path, self.teams[name], "users")
+        for index, key in enumerate(listed(self.teams[name], "keys")):
+            self.limited((*path, "keys", index), key, "limits")
 
-    def enforced(self) -> bool:
-        """Can one of the policies hold a team to its models?  An operator's own can, and what is misspelt was told."""
+    def limited(self, path: Path, holder: Any, word: str) -> None:
+        """Limits that nobody counts are none."""
+        limits = named(holder, word, deep=False).values()
+        if any(limit is not None for limit in limits) and not self.enforced("rate_limit"):
+            mend = "add `- use: rate_limit` to policies"
+            self.source.report((*path, word), "nothing enforces this", mend, word=True)
+
+    def enforced(self, policy: str) -> bool:
+        """Does one of the policies hold callers to it?  An operator's own may, and what is misspelt was told."""
         policies = self.source.tree.get("policies")
         if not isinstance(policies, list) or any(said.path.startswith("policies[") for said in self.source.problems):
             return True
         used = [str(use.get("use")) for use in policies if isinstance(use, dict)]
-        return "access" in used or any(":" in use for use in used)
+        return policy in used or any(":" in use for use in used)
 
     def keys(self) -> None:
         """Two keys alike would make one team pay for another.  Neither is ever printed."""

@@ -15,12 +15,10 @@ from gateway.presence import Hangup
 
 # What of a provider's answer head reaches the caller.
 _PASSED: Final = frozenset(
-    {
-        b"content-type", b"content-disposition", b"content-encoding", b"content-language", b"content-range", b"accept-ranges",
-        b"content-length", b"etag", b"last-modified", b"openai-model", b"openai-organization", b"openai-processing-ms", b"openai-version",
-        b"retry-after", b"retry-after-ms", b"x-should-retry",
-    }
-)  # fmt: skip
+    b"content-type content-disposition content-encoding content-language content-length content-range accept-ranges etag"
+    b" last-modified openai-model openai-organization openai-processing-ms openai-version retry-after retry-after-ms"
+    b" x-should-retry".split()
+)
 _JSON: Final = (b"content-type", b"application/json")
 _STREAM: Final = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -154,7 +152,10 @@ class Reply:
 
 def summary(x: Exchange) -> dict[str, str | int | bool | None]:
     """What is known last: cost and usage."""
-    facts: dict[str, str | int | bool | None] = {"request_id": x.id, "cost_usd": None if x.cost is None else usd(x.cost)}
+    facts: dict[str, str | int | bool | None] = {
+        "request_id": x.id,
+        "cost_usd": None if x.cost is None else usd(x.cost),
+    }
     if (final := x.final) is not None and (usage := final.usage) is not None:
         facts |= {"input_tokens": usage.input, "output_tokens": usage.output, "estimated": usage.estimated}
     return facts

@@ -31,11 +31,13 @@ def secrets(config: Config) -> Iterator[str]:
 
 
 def run(config: Config, host: str, port: int) -> None:
-    """Blocks.  SIGTERM and SIGINT end it: no new calls, `grace_seconds` for those under way, then everything is written."""
+    """Blocks.  SIGTERM and SIGINT end it: `grace_seconds` for calls under way, then everything is written."""
     logs.configure(config.telemetry.logs, sys.stderr, list(secrets(config)))
     serving = server(Gateway(config), host, port, config.server.receive_seconds, config.server.grace_seconds)
     gc.freeze()  # what the start built stays: the collector need not look at it again and again
-    gc.set_threshold(50_000, 20, 50)  # requests leave no cycles, but thousands of objects live until their record is written
+    gc.set_threshold(
+        50_000, 20, 50
+    )  # requests leave no cycles, but thousands of objects live until their record is written
     with asyncio.Runner(loop_factory=serving.config.get_loop_factory()) as runner:
         runner.run(_serve(serving))
 
@@ -47,7 +49,7 @@ async def _serve(serving: Server) -> None:
 
 
 async def _tell_address(serving: Server) -> None:
-    while not serving.started:
+    while not serving.started:  # noqa: ASYNC110 - uvicorn sets a flag and no event
         await asyncio.sleep(0.01)
     host, port = serving.servers[0].sockets[0].getsockname()[:2]
     log.info("Tollkeeper %s listens on http://%s:%d", __version__, f"[{host}]" if ":" in host else host, port)

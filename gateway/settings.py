@@ -97,17 +97,32 @@ Prices = Annotated[
 ]
 
 
+Limit = Annotated[int, Field(ge=1, le=1_000_000_000_000)]
+
+
+class Limits(Settings):
+    """In no span of a minute or a day is more let through, wherever it begins.  None: no limit."""
+
+    requests_per_minute: Limit | None = None
+    requests_per_day: Limit | None = None
+    tokens_per_minute: Limit | None = None  # prompt and answer; reserved before the call, corrected after it
+    tokens_per_day: Limit | None = None
+    concurrent: Limit | None = None  # calls running at once
+
+
 class Model(Settings):
     targets: Annotated[list[Target], Field(min_length=1, max_length=64)]
     price: Prices | None = None  # a list: effective-dated
     aliases: list[Name] = []
     fallbacks: list[Name] = []  # models tried in this order once every target here has failed
     max_attempts: Annotated[int, Field(ge=1, le=16)] = 3  # over targets and fallbacks together
+    limits: Limits = Limits()  # of all teams together
 
 
 class Key(Settings):
     name: Name
     key: SecretStr
+    limits: Limits = Limits()
 
 
 class Team(Settings):
@@ -115,6 +130,8 @@ class Team(Settings):
     models: list[Name] | None = None  # none: all
     provider: Name | None = None  # where calls go that name no model (files, batches …)
     content: Literal["none", "redacted", "full"] = "none"  # what of prompts and answers is stored
+    limits: Limits = Limits()
+    users: Limits = Limits()  # of each of its users (x-user-id); calls that name none count as one user
 
 
 class PolicyUse(BaseModel):

@@ -21,13 +21,13 @@ _LINGER: Final = 0.25  # seconds a finished answer's connection may take to end 
 
 
 class Cleared(NamedTuple):
-    """Proof that every policy let this attempt pass.  Made in pipeline.clear only: a call without it cannot be written."""
+    """Proof that every policy let this attempt pass.  Made in pipeline.clear only: no call is written without it."""
 
     attempt: Attempt
 
 
 class Call:
-    """`async with Call(...) as (answer, reader)`: one call to one target, from its first byte to its connection's return."""
+    """`async with Call(...) as (answer, reader, headers)`: one call, until its connection is given back or cut."""
 
     __slots__ = ("_answer", "_attempt", "_look", "_x")
 
@@ -65,7 +65,9 @@ class Call:
         if answer.status >= 300:
             raise await self._refused(answer, headers)
         if x.reader is None and headers.get(b"content-encoding", b"identity") != b"identity":
-            raise UpstreamError("The provider compressed its answer although it was asked not to.", code="upstream_protocol")
+            raise UpstreamError(
+                "The provider compressed its answer although it was asked not to.", code="upstream_protocol"
+            )
         return answer, headers
 
     def _head(self) -> bytes:
@@ -90,7 +92,9 @@ class Call:
         if x.upload is not None:
             return x.upload.pieces(target.model), x.upload.length(target.model)
         if x.fields:
-            return target.provider.dialect.write_call(x.fields, x.body, target.model or x.model, x.model, x.asks_usage), None
+            return target.provider.dialect.write_call(
+                x.fields, x.body, target.model or x.model, x.model, x.asks_usage
+            ), None
         return x.body, None
 
     async def _refused(self, answer: Answer, headers: Mapping[bytes, bytes]) -> UpstreamError:
@@ -100,14 +104,18 @@ class Call:
             if len(body) > _ERROR_BODY:
                 break
         if answer.status < 400:
-            return UpstreamError("The provider answered with a redirect, which is never followed.", code="upstream_protocol")
+            return UpstreamError(
+                "The provider answered with a redirect, which is never followed.", code="upstream_protocol"
+            )
         error = self._attempt.target.provider.dialect.read_error(answer.status, body)
         wait = retry_after(headers.get(b"retry-after", b"").decode("latin-1"))
         if wait is not None and error.status in (429, 503):
             error.retry_after = wait
         return error
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         answer = self._answer
         if answer is not None:
             if self._attempt.complete:
@@ -128,12 +136,18 @@ class Call:
             ) from None
         if isinstance(error, httpx2.ConnectTimeout | httpx2.ConnectError):
             raise UpstreamError(
-                f"The provider '{name}' cannot be reached.", code="upstream_unavailable", free=True, retry_after=1, status=503
+                f"The provider '{name}' cannot be reached.",
+                code="upstream_unavailable",
+                free=True,
+                retry_after=1,
+                status=503,
             ) from None
         if isinstance(error, httpx2.TimeoutException | TimeoutError):
             raise UpstreamError(f"The provider '{name}' took too long.", code="upstream_timeout", status=504) from None
         if isinstance(error, httpx2.RemoteProtocolError):
-            raise UpstreamError(f"The provider '{name}' broke off or broke the protocol.", code="upstream_broke_off") from None
+            raise UpstreamError(
+                f"The provider '{name}' broke off or broke the protocol.", code="upstream_broke_off"
+            ) from None
         if isinstance(error, httpx2.TransportError):
             raise UpstreamError(f"The connection to '{name}' failed.", code="upstream_broke_off") from None
 
@@ -143,7 +157,11 @@ def retry_after(value: str | None) -> int | None:
     if not value:
         return None
     try:
-        seconds = float(value) if value.replace(".", "", 1).isdigit() else parsedate_to_datetime(value).timestamp() - time.time_ns() / 1e9
+        seconds = (
+            float(value)
+            if value.replace(".", "", 1).isdigit()
+            else parsedate_to_datetime(value).timestamp() - time.time_ns() / 1e9
+        )
     except (ValueError, OverflowError):
         return None
     return max(1, min(300, int(-(-seconds // 1))))

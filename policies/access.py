@@ -15,5 +15,6 @@ class Access(Policy[None]):
         if allowed is None or not x.alias or x.alias in allowed:
             return
         raise Denied(
-            f"The team '{x.caller.team}' may not use the model '{x.model}'. Ask your platform team to allow it.", param="model"
+            f"The team '{x.caller.team}' may not use the model '{x.model}'. Ask your platform team to allow it.",
+            param="model",
         )

@@ -32,7 +32,11 @@ class Process:
 
 def environment(**more: str) -> dict[str, str]:
     """This process's own, without anybody's keys."""
-    kept = {k: v for k, v in os.environ.items() if not k.endswith(("_API_KEY", "_BASE_URL")) and not k.startswith("TOLLKEEPER_")}
+    kept = {
+        k: v
+        for k, v in os.environ.items()
+        if not k.endswith(("_API_KEY", "_BASE_URL")) and not k.startswith("TOLLKEEPER_")
+    }
     return kept | more
 
 

@@ -69,7 +69,9 @@ def config(url: str, **over: Any) -> dict[str, Any]:
     """One provider at `url`, one model `m`, one team `checkout`; over: sections that are merged in."""
     base: dict[str, Any] = {
         "server": {"admin_key": ADMIN, "grace_seconds": 1},
-        "providers": {"up": {"base_url": url, "api_key": "sk-secret-of-the-provider", "forward_headers": ["x-sim-fault"]}},
+        "providers": {
+            "up": {"base_url": url, "api_key": "sk-secret-of-the-provider", "forward_headers": ["x-sim-fault"]}
+        },
         "models": {"m": {"targets": [{"provider": "up", "model": "up"}], "price": {"input": 1, "output": 2}}},
         "teams": {"checkout": {"keys": [{"name": "web", "key": KEY}]}},
         "telemetry": {"logs": {"access": False}},

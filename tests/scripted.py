@@ -38,7 +38,9 @@ class Wire:
 
     async def head(self, status: int = 200, kind: str = "text/event-stream", **headers: str) -> None:
         lines = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items())
-        await self.write(f"HTTP/1.1 {status} X\r\ncontent-type: {kind}\r\ntransfer-encoding: chunked\r\n{lines}\r\n".encode())
+        await self.write(
+            f"HTTP/1.1 {status} X\r\ncontent-type: {kind}\r\ntransfer-encoding: chunked\r\n{lines}\r\n".encode()
+        )
 
     async def chunk(self, data: bytes) -> None:
         await self.write(b"%x\r\n%s\r\n" % (len(data), data) if data else b"0\r\n\r\n")
@@ -123,7 +125,14 @@ def answer(text: str = "Hello", **more: Any) -> bytes:
     """A whole chat answer."""
     message = {"role": "assistant", "content": text}
     choice = {"index": 0, "message": message, "finish_reason": "stop"}
-    whole = {"id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": "up", "choices": [choice], "usage": USAGE}
+    whole = {
+        "id": "chatcmpl-1",
+        "object": "chat.completion",
+        "created": 1,
+        "model": "up",
+        "choices": [choice],
+        "usage": USAGE,
+    }
     return json.dumps(whole | more).encode()
 
 
@@ -139,7 +148,11 @@ DONE = b"data: [DONE]\n\n"
 
 def events(*texts: str, usage: dict[str, Any] | None = USAGE) -> list[bytes]:
     """A whole streamed answer, event by event."""
-    said = [event({"role": "assistant", "content": ""}), *(event({"content": text}) for text in texts), event({}, "stop")]
+    said = [
+        event({"role": "assistant", "content": ""}),
+        *(event({"content": text}) for text in texts),
+        event({}, "stop"),
+    ]
     return [*said, *([event(None, usage=usage)] if usage is not None else []), DONE]
 
 

@@ -181,7 +181,8 @@ async def _traffic(url: str, requests: int, tally: traffic.Tally, local: bool) -
 
     def progress(tally: traffic.Tally) -> None:
         done = tally.answered + tally.refused + tally.broken + tally.hung_up
-        words = f"{done}/{requests}: {tally.answered} answered, {tally.refused} refused, {tally.broken} broke off, {tally.hung_up} hung up"
+        words = f"{done}/{requests}: {tally.answered} answered, {tally.refused} refused"
+        words += f", {tally.broken} broke off, {tally.hung_up} hung up"
         if live:
             print(f"\r  {words}   ", end="", flush=True)
         elif done % 50 == 0 or done == requests:

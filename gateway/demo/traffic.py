@@ -1,4 +1,4 @@
-"""Sample traffic as a company's applications would send it: teams, models, streams, tools, files, mistakes and failures."""
+"""Sample traffic as a company's applications would send it: teams, models, streams, tools, files, mistakes."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ class Reader(Protocol):
 
 
 class Dialect(Protocol):
-    """A way of writing, as callers read it and as providers speak it.  A module: mypy accepts one where this is asked."""
+    """A way of writing, as callers read it and as providers speak it: a module of functions."""
 
     name: str
 

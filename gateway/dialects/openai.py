@@ -94,12 +94,18 @@ _any = msgspec.json.Decoder()
 _WORD: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
-# ── what callers read ────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── what callers read ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def write_error(error: GatewayError, request_id: str) -> bytes:
     """{"error": {message, type, param, code}}, with the request's id where support can find it."""
-    shape = {"message": error.message, "type": error.kind, "param": error.param, "code": error.said or error.code, "request_id": request_id}
+    shape = {
+        "message": error.message,
+        "type": error.kind,
+        "param": error.param,
+        "code": error.said or error.code,
+        "request_id": request_id,
+    }
     return _encode({"error": shape})
 
 
@@ -117,7 +123,7 @@ def write_summary(facts: dict[str, str | int | bool | None]) -> bytes:
     return b": tollkeeper " + _encode(facts) + b"\n\n"
 
 
-# ── what providers are sent ──────────────────────────────────────────────────────────────────────────────────────────────────
+# ── what providers are sent ─────────────────────────────────────────────────────────────────────────────────────────
 
 
 def write_call(fields: bodies.Fields, body: bytes, model: str, asked: str, want_usage: bool) -> bytes:
@@ -135,7 +141,7 @@ def write_call(fields: bodies.Fields, body: bytes, model: str, asked: str, want_
     return bodies.patch(body, fields, changes)
 
 
-# ── what providers answer ────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── what providers answer ───────────────────────────────────────────────────────────────────────────────────────────
 
 
 def reader(stream: bool, look: bool, wants_usage: bool) -> StreamReader | WholeReader:
@@ -159,7 +165,9 @@ class WholeReader:
         self._parts.append(data)
         self._size += len(data)
         if self._size > MAX_ANSWER:
-            self.failure = UpstreamError(f"The provider's answer is over {MAX_ANSWER} bytes.", code="upstream_too_large")
+            self.failure = UpstreamError(
+                f"The provider's answer is over {MAX_ANSWER} bytes.", code="upstream_too_large"
+            )
         return []
 
     def close(self) -> list[Chunk]:
@@ -193,7 +201,17 @@ class WholeReader:
 class StreamReader:
     """A streamed answer.  Events nobody looks at are handed on in the pieces they came in."""
 
-    __slots__ = ("_done", "_look", "_splitter", "_template", "_usage_raw", "_wants_usage", "answer", "failure", "rejected")
+    __slots__ = (
+        "_done",
+        "_look",
+        "_splitter",
+        "_template",
+        "_usage_raw",
+        "_wants_usage",
+        "answer",
+        "failure",
+        "rejected",
+    )
 
     def __init__(self, look: bool, wants_usage: bool) -> None:
         self.answer = Answer()
@@ -263,7 +281,9 @@ class StreamReader:
         except msgspec.ValidationError:
             event = _lenient(data, _Event)
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-            raise UpstreamError("The provider sent an event that is not valid JSON.", code="upstream_protocol") from None
+            raise UpstreamError(
+                "The provider sent an event that is not valid JSON.", code="upstream_protocol"
+            ) from None
         if _said_something(event.error):
             raise _in_band(event.error)
         answer = self.answer
@@ -308,7 +328,11 @@ def _note_choice(choice: _Choice, answer: Answer) -> None:
             if call.id:
                 answer.tool_calls += 1
             if isinstance(call.function, dict):
-                answer.text += [text for text in (call.function.get("name"), call.function.get("arguments")) if isinstance(text, str)]
+                answer.text += [
+                    text
+                    for text in (call.function.get("name"), call.function.get("arguments"))
+                    if isinstance(text, str)
+                ]
     elif choice.text:
         answer.text.append(choice.text)
     if choice.finish_reason:
@@ -372,7 +396,7 @@ def _lenient(data: bytes, kind: type[Any]) -> Any:
     return found
 
 
-# ── errors ───────────────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── errors ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def read_error(status: int, body: bytes) -> UpstreamError:
@@ -383,7 +407,8 @@ def read_error(status: int, body: bytes) -> UpstreamError:
     if status in (400, 404, 409, 413, 415, 422):
         return UpstreamError(
             f"The provider refused the call: {message}" if message else f"The provider refused the call ({status}).",
-            code="upstream_refused", status=status, param=param, kind="invalid_request_error", retryable=False, free=True,
+            code="upstream_refused", status=status, param=param, kind="invalid_request_error",
+            retryable=False, free=True,
             said=said.code if said is not None and isinstance(said.code, str) and _WORD.fullmatch(said.code) else "",
         )  # fmt: skip
     if status in (401, 403):
@@ -402,7 +427,9 @@ def read_error(status: int, body: bytes) -> UpstreamError:
             f"The provider failed ({status}). Retry shortly.", code=code, status=503 if status in (503, 529) else 502,
             retry_after=1 if status in (503, 529) else None, free=status in (503, 529),
         )  # fmt: skip
-    return UpstreamError(f"The provider answered with an unexpected status ({status}).", code="upstream_protocol", retryable=False)
+    return UpstreamError(
+        f"The provider answered with an unexpected status ({status}).", code="upstream_protocol", retryable=False
+    )
 
 
 def _said(body: bytes) -> _Error | None:
@@ -421,5 +448,7 @@ def _in_band(raw: msgspec.Raw) -> UpstreamError:
         said = _Error()
     what = said.code if isinstance(said.code, str) else said.type if isinstance(said.type, str) else ""
     if what in ("rate_limit_exceeded", "rate_limit_error", "insufficient_quota"):
-        return UpstreamError("The provider is rate limiting the gateway.", code="upstream_rate_limited", status=429, retry_after=1)
+        return UpstreamError(
+            "The provider is rate limiting the gateway.", code="upstream_rate_limited", status=429, retry_after=1
+        )
     return UpstreamError("The provider reported an error inside its answer.", code="upstream_error")

@@ -17,7 +17,8 @@ _LINE: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+: [\x20-\x7e\x80-\xff]*")
 
 # A caller's headers that reach a provider; everything else stays here.
 _PASSED: Final = (
-    b"accept", b"anthropic-beta", b"anthropic-version", b"content-type", b"idempotency-key", b"openai-beta", b"user-agent",
+    b"accept", b"anthropic-beta", b"anthropic-version", b"content-type", b"idempotency-key", b"openai-beta",
+    b"user-agent",
 )  # fmt: skip
 
 

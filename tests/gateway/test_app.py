@@ -1,4 +1,4 @@
-"""One request, its whole story: the answer, the trace, the metrics, the log line, the record and its waterfall agree."""
+"""One request, its whole story: answer, trace, metrics, record and waterfall agree."""
 
 from __future__ import annotations
 
@@ -38,7 +38,11 @@ def two(bad: str, good: str, collector: str) -> dict[str, Any]:
 async def test_a_fallback_is_told_the_same_way_by_every_witness() -> None:
     collector = Collector()
     try:
-        async with scripted(failing) as bad, scripted(plain) as good, running(two(bad.url, good.url, collector.url)) as gateway:
+        async with (
+            scripted(failing) as bad,
+            scripted(plain) as good,
+            running(two(bad.url, good.url, collector.url)) as gateway,
+        ):
             response = await gateway.chat(stream=True, headers=LABELS)
             id = response.headers["x-request-id"]
             admin = {"authorization": f"Bearer {ADMIN}"}
@@ -96,7 +100,9 @@ async def test_a_refusal_leaves_its_record_too() -> None:
 
 
 async def test_a_dead_collector_is_not_noticed_and_its_losses_are_counted() -> None:
-    said = config("filled in", telemetry={"traces": {"otlp_endpoint": "http://127.0.0.1:1", "queue": 16, "per_second": 1000}})
+    said = config(
+        "filled in", telemetry={"traces": {"otlp_endpoint": "http://127.0.0.1:1", "queue": 16, "per_second": 1000}}
+    )
     async with scripted(plain) as up:
         said["providers"]["up"]["base_url"] = up.url
         async with running(said) as gateway:
@@ -104,7 +110,9 @@ async def test_a_dead_collector_is_not_noticed_and_its_losses_are_counted() -> N
                 assert (await gateway.chat()).status_code == 200
             await asyncio.sleep(1.2)
             metrics = (await gateway.client.get("/metrics")).text
-    lost = [line for line in metrics.splitlines() if line.startswith('tollkeeper_telemetry_dropped_total{sink="traces"}')]
+    lost = [
+        line for line in metrics.splitlines() if line.startswith('tollkeeper_telemetry_dropped_total{sink="traces"}')
+    ]
     assert len(lost) == 1
     assert float(lost[0].rpartition(" ")[2]) > 0
 

@@ -47,7 +47,9 @@ async def test_the_providers_usage_is_priced_exactly(stream: bool) -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("usage", [None, {"prompt_tokens": -5, "completion_tokens": 1}])
-async def test_missing_or_senseless_usage_is_counted_here_and_marked(stream: bool, usage: dict[str, Any] | None) -> None:
+async def test_missing_or_senseless_usage_is_counted_here_and_marked(
+    stream: bool, usage: dict[str, Any] | None
+) -> None:
     tokens.warm("up")
     async with scripted(script(usage)) as up, running(config(up.url)) as gateway:
         await gateway.chat(LONG, stream=stream)

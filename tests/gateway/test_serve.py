@@ -79,7 +79,9 @@ async def test_sigterm_lets_running_answers_end_and_tells_those_it_cannot_wait_f
 
 
 def test_without_a_file_it_serves_what_the_environment_names_and_prints_a_key_once(tmp_path: Path) -> None:
-    with serving(None, folder=tmp_path, OPENAI_API_KEY="sk-of-the-environment", OPENAI_BASE_URL="http://127.0.0.1:1/v1") as gateway:
+    with serving(
+        None, folder=tmp_path, OPENAI_API_KEY="sk-of-the-environment", OPENAI_BASE_URL="http://127.0.0.1:1/v1"
+    ) as gateway:
         said = gateway.log.read_text()
         keys = re.findall(r"tk-[\w-]{20,}", said)
         assert len(keys) == 1
@@ -107,7 +109,12 @@ def test_a_taken_port_is_said_in_one_line(tmp_path: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         done = run(
-            "serve", "--port", str(taken.getsockname()[1]), cwd=tmp_path, OPENAI_API_KEY="sk-12345678", OPENAI_BASE_URL="http://127.0.0.1:1/v1"
+            "serve",
+            "--port",
+            str(taken.getsockname()[1]),
+            cwd=tmp_path,
+            OPENAI_API_KEY="sk-12345678",
+            OPENAI_BASE_URL="http://127.0.0.1:1/v1",
         )
     assert done.returncode != 0
     assert "address already in use" in done.stderr
@@ -118,7 +125,13 @@ def run(*words: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
     root = str(Path(__file__).parent.parent.parent)
     command = [sys.executable, "-m", "gateway", *words]
     return subprocess.run(
-        command, cwd=cwd, capture_output=True, text=True, timeout=30, env=environment(PYTHONPATH=root, **env), check=False
+        command,
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        env=environment(PYTHONPATH=root, **env),
+        check=False,
     )
 
 
@@ -128,7 +141,9 @@ def test_a_provider_that_is_dead_at_the_start_keeps_nobody_from_starting() -> No
         assert healthy.status_code == 200
 
 
-@pytest.mark.parametrize("words", [["--help"], ["serve", "--help"], ["check", "--help"], ["explain", "--help"], ["demo", "--help"]])
+@pytest.mark.parametrize(
+    "words", [["--help"], ["serve", "--help"], ["check", "--help"], ["explain", "--help"], ["demo", "--help"]]
+)
 def test_help_names_every_option_with_its_meaning(words: list[str], tmp_path: Path) -> None:
     done = run(*words, cwd=tmp_path)
     assert done.returncode == 0

@@ -11,7 +11,7 @@ from pydantic import BaseModel, SecretStr, ValidationError
 from pydantic_core import PydanticUndefined
 
 from gateway.config import load
-from gateway.settings import Config, Logs, PolicyUse, Provider, Server, extras
+from gateway.settings import Config, Limits, Logs, PolicyUse, Provider, Server, extras
 from gateway.source import Source
 
 EXAMPLE = Path(__file__).parents[2] / "config.example.yaml"
@@ -79,7 +79,11 @@ def test_every_setting_of_the_example_has_a_line_of_why() -> None:
     obvious = (
         "output: 0.60",
         "service_name: tollkeeper",
-        "- {name: web",
+        "- name: web",
+        "key: ${CHECKOUT_KEY}",
+        "limits: {requests_per_minute: null, ",  # the line above says why
+        "users: {requests_per_minute: null, ",
+        "tokens_per_day: null",
         "cache_write",
         "reasoning",
         "audio_",
@@ -102,6 +106,13 @@ def test_settings_cannot_be_changed_and_unknown_words_are_refused_without_their_
 def test_a_base_url_is_an_address_and_nothing_else(url: str) -> None:
     with pytest.raises(ValidationError):
         Provider(base_url=url)
+
+
+@pytest.mark.parametrize("amount", [0, -1, 1.5, 10**13, "many"])
+def test_a_limit_is_a_whole_number_of_at_least_1(amount: Any) -> None:
+    for name in Limits.model_fields:
+        with pytest.raises(ValidationError):
+            Limits.model_validate({name: amount})
 
 
 def test_secrets_do_not_show_when_settings_are_printed() -> None:

@@ -13,7 +13,9 @@ from gateway.targets import Targets
 
 
 def targets(models: dict[str, object]) -> Targets:
-    config = settings.Config.model_validate({"providers": {"p": {"base_url": "https://p.example/v1"}}, "models": models})
+    config = settings.Config.model_validate(
+        {"providers": {"p": {"base_url": "https://p.example/v1"}}, "models": models}
+    )
     transport = httpx2.MockTransport(lambda request: httpx2.Response(200))
     provider = providers.build("p", config.providers["p"], openai, Adapter(transport, settings.Timeouts(), 5.0))
     return Targets(config.models, {"p": provider})
@@ -21,7 +23,10 @@ def targets(models: dict[str, object]) -> Targets:
 
 def model(*names: str, weights: tuple[int, ...] = (), **more: object) -> dict[str, object]:
     weights = weights or (1,) * len(names)
-    return {"targets": [{"provider": "p", "model": n, "weight": w} for n, w in zip(names, weights, strict=True)], **more}
+    return {
+        "targets": [{"provider": "p", "model": n, "weight": w} for n, w in zip(names, weights, strict=True)],
+        **more,
+    }
 
 
 def order(found: Targets, name: str) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import socket
 import time
 from typing import Any
@@ -88,11 +89,14 @@ async def test_a_full_pool_answers_503_in_time() -> None:
 
 
 async def test_tokens_arrive_as_they_are_written() -> None:
-    async with scripted(lambda asked: say(asked, events(*"abcde"), pause=0.2)) as up, running(config(up.url)) as gateway:
+    async with (
+        scripted(lambda asked: say(asked, events(*"abcde"), pause=0.2)) as up,
+        running(config(up.url)) as gateway,
+    ):
         call = {"model": "m", "stream": True, "messages": [{"role": "user", "content": "x"}]}
         async with gateway.client.stream("POST", "/v1/chat/completions", json=call) as response:
             times = [time.monotonic() async for _ in response.aiter_raw()]
-    gaps = [b - a for a, b in zip(times, times[1:], strict=False)][:6]
+    gaps = [b - a for a, b in itertools.pairwise(times)][:6]
     assert all(0.18 < gap < 0.25 for gap in gaps), gaps
     assert response.headers["x-accel-buffering"] == "no"
     assert response.headers["cache-control"] == "no-cache"
@@ -131,7 +135,9 @@ async def test_a_redirect_is_never_followed() -> None:
 
 async def test_only_what_may_pass_passes_back() -> None:
     async def chatty(asked: Asked) -> None:
-        await asked.wire.whole(200, answer(), set_cookie="a=b", x_secret="1", openai_processing_ms="12", x_request_id="theirs")
+        await asked.wire.whole(
+            200, answer(), set_cookie="a=b", x_secret="1", openai_processing_ms="12", x_request_id="theirs"
+        )
 
     async with scripted(chatty) as up, running(config(up.url)) as gateway:
         response = await gateway.chat()

@@ -23,7 +23,9 @@ ROOT = str(Path(__file__).parents[3])
 def demo() -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A demo that has sent its traffic, and what it printed."""
     command = [sys.executable, "-m", "gateway", "demo", "--port", "0", "--requests", "40"]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=environment(PYTHONUNBUFFERED="1"))
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=environment(PYTHONUNBUFFERED="1")
+    )
     assert process.stdout is not None
     said = ""
     for line in process.stdout:
@@ -51,7 +53,9 @@ def test_progress_is_shown(demo: tuple[subprocess.Popen[str], str]) -> None:
 @pytest.mark.parametrize("what", ["metrics", "records", "your turn"])
 def test_the_printed_curl_works(demo: tuple[subprocess.Popen[str], str], what: str) -> None:
     line = next(line for line in demo[1].splitlines() if line.strip().startswith(what))
-    done = subprocess.run(["bash", "-c", line.strip().removeprefix(what)], capture_output=True, text=True, timeout=30, check=True)
+    done = subprocess.run(
+        ["bash", "-c", line.strip().removeprefix(what)], capture_output=True, text=True, timeout=30, check=True
+    )
     wanted = {"metrics": "tollkeeper_cost_usd_total{", "records": '"data":[', "your turn": '"choices"'}[what]
     assert wanted in done.stdout.replace(" ", "") or wanted in done.stdout
 
@@ -64,7 +68,9 @@ def test_the_printed_explain_tells_the_fallback(demo: tuple[subprocess.Popen[str
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, env=environment(), check=True)
     assert "upstream_unavailable" in done.stdout
     assert "backup" in done.stdout
-    missing = subprocess.run([*command[:-3], "req_0", *command[-2:]], cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
+    missing = subprocess.run(
+        [*command[:-3], "req_0", *command[-2:]], cwd=ROOT, capture_output=True, text=True, timeout=30, check=False
+    )
     assert missing.returncode == 2
     assert "Traceback" not in missing.stderr
 
@@ -84,6 +90,8 @@ def test_a_taken_port_ends_the_demo_with_the_reason() -> None:
         taken.listen()
         port = str(taken.getsockname()[1])
         command = [sys.executable, "-m", "gateway", "demo", "--port", port, "--exit"]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, env=environment(), check=False)
+        done = subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, timeout=30, env=environment(), check=False
+        )
     assert done.returncode == 1
     assert "--port 0" in done.stderr

@@ -32,7 +32,10 @@ def test_a_json_answer_passes_byte_for_byte_and_tells_its_usage(size: int) -> No
 @pytest.mark.parametrize("size", [1, 5, 10_000])
 def test_a_responses_stream_passes_byte_for_byte_and_tells_its_usage(size: int) -> None:
     done = json.dumps({"type": "response.completed", "response": {"id": "resp_1", "usage": USAGE}})
-    body = b'event: response.created\ndata: {"type":"response.created"}\n\n' + f"event: response.completed\ndata: {done}\n\n".encode()
+    body = (
+        b'event: response.created\ndata: {"type":"response.created"}\n\n'
+        + f"event: response.completed\ndata: {done}\n\n".encode()
+    )
     out, usage, _ = read("text/event-stream", body, size)
     assert out == body
     assert usage == Usage(9, 4, cache_read=3)

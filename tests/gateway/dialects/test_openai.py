@@ -79,7 +79,11 @@ def test_usage_reaches_those_who_asked_once_and_nobody_else(how: str, wants: boo
     elif how == "on the last":
         said[-2] = event({}, "stop", usage=USAGE)
     else:
-        said = [*(event({"content": t}, usage={**USAGE, "completion_tokens": i}) for i, t in enumerate("ab")), said[-2], DONE]
+        said = [
+            *(event({"content": t}, usage={**USAGE, "completion_tokens": i}) for i, t in enumerate("ab")),
+            said[-2],
+            DONE,
+        ]
         said[-2] = event({}, "stop", usage=USAGE)
     out, reader = read(said, wants_usage=wants)
     told = [json.loads(e[6:]) for e in out.split(b"\n\n") if e.startswith(b"data: {")]
@@ -112,7 +116,10 @@ BROKEN = {
     "malformed": ([event({"content": "a"}), b"data: {oops\n\n"], "upstream_protocol"),
     "not an object": ([event({"content": "a"}), b"data: 17\n\n"], "upstream_protocol"),
     "invalid utf-8": ([event({"content": "a"}), b'data: {"id":"\xff"}\n\n'], "upstream_protocol"),
-    "error inside": ([event({"content": "a"}), b'data: {"error":{"message":"secret sk-1","type":"server_error"}}\n\n'], "upstream_error"),
+    "error inside": (
+        [event({"content": "a"}), b'data: {"error":{"message":"secret sk-1","type":"server_error"}}\n\n'],
+        "upstream_error",
+    ),
     "limit inside": ([b'data: {"error":{"code":"rate_limit_exceeded"}}\n\n'], "upstream_rate_limited"),
     "nothing at all": ([], "upstream_broke_off"),
 }
@@ -127,7 +134,9 @@ def test_what_breaks_is_a_failure_after_what_was_good(name: str) -> None:
         assert reader.failure.code == code
         assert "sk-1" not in reader.failure.message
         assert b"[DONE]" not in out
-        assert out.count(b"data: ") == sum(1 for piece in pieces if b'"content"' in piece or b'"finish_reason": "stop"' in piece)
+        assert out.count(b"data: ") == sum(
+            1 for piece in pieces if b'"content"' in piece or b'"finish_reason": "stop"' in piece
+        )
 
 
 def test_nothing_after_done_is_part_of_the_answer() -> None:
@@ -137,7 +146,8 @@ def test_nothing_after_done_is_part_of_the_answer() -> None:
 
 
 def test_types_that_are_not_as_documented_are_read_as_far_as_they_go() -> None:
-    odd = b'data: {"id":7,"choices":[{"index":0,"delta":{"content":["x"]}}],"usage":{"prompt_tokens":1,"completion_tokens":1}}\n\n'
+    usage = b'"usage":{"prompt_tokens":1,"completion_tokens":1}'
+    odd = b'data: {"id":7,"choices":[{"index":0,"delta":{"content":["x"]}}],' + usage + b"}\n\n"
     assert usage_of([odd, DONE]) == Usage(1, 1)
 
 
@@ -146,7 +156,9 @@ tool_args = st.lists(st.text(min_size=1, max_size=5), min_size=1, max_size=4)
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(st.text(max_size=6), max_size=6), st.lists(tool_args, max_size=3), st.integers(1, 40), st.data())
-def test_text_and_tool_calls_come_through_whole(texts: list[str], calls: list[list[str]], size: int, data: st.DataObject) -> None:
+def test_text_and_tool_calls_come_through_whole(
+    texts: list[str], calls: list[list[str]], size: int, data: st.DataObject
+) -> None:
     said = [event({"content": text}) for text in texts]
     fragments = [(i, j, part) for i, call in enumerate(calls) for j, part in enumerate(call)]
     fragments.sort(key=lambda f: (f[1], f[0]))  # interleaved
@@ -169,7 +181,7 @@ def test_somebody_who_looks_gets_the_text_event_by_event() -> None:
     assert [chunk.text for chunk in chunks if chunk.text] == ["a", "b"]
 
 
-# ── not streamed ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── not streamed ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def whole(body: bytes) -> tuple[Any, openai.WholeReader]:
@@ -245,7 +257,7 @@ def test_an_answer_without_end_is_refused_at_the_limit(monkeypatch: pytest.Monke
     assert reader.failure.code == "upstream_too_large"
 
 
-# ── calls and errors ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── calls and errors ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def fields(body: bytes) -> dict[str, msgspec.Raw]:
@@ -268,23 +280,36 @@ def test_only_what_must_change_changes() -> None:
 
 @pytest.mark.parametrize(
     ("status", "ours", "retryable", "free"),
-    [(400, 400, False, True), (401, 502, True, True), (403, 502, True, True), (404, 404, False, True), (408, 502, True, False),
-     (409, 409, False, True), (413, 413, False, True), (422, 422, False, True), (429, 429, True, True), (500, 502, True, False),
-     (502, 502, True, False), (503, 503, True, True), (504, 502, True, False), (529, 503, True, True), (418, 502, False, False)],
+    [(400, 400, False, True), (401, 502, True, True), (403, 502, True, True), (404, 404, False, True),
+     (408, 502, True, False), (409, 409, False, True), (413, 413, False, True), (422, 422, False, True),
+     (429, 429, True, True), (500, 502, True, False), (502, 502, True, False), (503, 503, True, True),
+     (504, 502, True, False), (529, 503, True, True), (418, 502, False, False)],
 )  # fmt: skip
-@pytest.mark.parametrize("body", [b'{"error":{"message":"told you","param":"x","code":"context_length_exceeded"}}', b"<html>", b"", b"{"])
-def test_each_refusal_has_its_status_and_consequence(status: int, ours: int, retryable: bool, free: bool, body: bytes) -> None:
+@pytest.mark.parametrize(
+    "body", [b'{"error":{"message":"told you","param":"x","code":"context_length_exceeded"}}', b"<html>", b"", b"{"]
+)
+def test_each_refusal_has_its_status_and_consequence(
+    status: int, ours: int, retryable: bool, free: bool, body: bytes
+) -> None:
     error = openai.read_error(status, body)
     assert isinstance(error, UpstreamError)
     assert (error.status, error.retryable, error.free) == (ours, retryable, free)
-    assert ("told you" in error.message) == (ours == status and status in (400, 404, 409, 413, 422) and b"told you" in body)
+    assert ("told you" in error.message) == (
+        ours == status and status in (400, 404, 409, 413, 422) and b"told you" in body
+    )
     if status in (401, 403):
         assert "told you" not in error.message
 
 
 def test_errors_are_in_openais_shape() -> None:
     error = BadCall("no such model", code="model_not_found", status=404, param="model")
-    wanted = {"message": "no such model", "type": "invalid_request_error", "param": "model", "code": "model_not_found", "request_id": "req_1"}
+    wanted = {
+        "message": "no such model",
+        "type": "invalid_request_error",
+        "param": "model",
+        "code": "model_not_found",
+        "request_id": "req_1",
+    }
     assert json.loads(openai.write_error(error, "req_1")) == {"error": wanted}
     assert openai.write_error_event(error, "req_1") == b"data: " + openai.write_error(error, "req_1") + b"\n\n"
     assert openai.write_summary({"cost_usd": "0.1"}).startswith(b": ")

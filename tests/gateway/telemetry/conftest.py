@@ -22,7 +22,9 @@ MS = 1_000_000
 def target(name: str = "openai", model: str = "gpt-4o-mini-2024", **said: Any) -> Target:
     provider = settings.Provider(base_url="https://api.openai.test/v1", api_key="sk-provider-secret", **said)
     transport = httpx2.MockTransport(lambda _: httpx2.Response(200))  # nothing is sent in these tests
-    return Target("gpt-4o-mini", providers.build(name, provider, openai, Adapter(transport, settings.Timeouts(), 5.0)), model)
+    return Target(
+        "gpt-4o-mini", providers.build(name, provider, openai, Adapter(transport, settings.Timeouts(), 5.0)), model
+    )
 
 
 class Exchanges:

@@ -6,7 +6,6 @@ import json
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from decimal import Decimal
@@ -120,9 +119,9 @@ async def test_a_fallback_shows_both_attempts_and_usage_on_the_winner_only(colle
     assert "http.request.resend_count" not in attributes(first)
     assert attributes(again)["http.request.resend_count"] == 1
     assert "http.request.resend_count" not in attributes(winner)  # another provider is no repetition
-    assert [span.name for span in (server, first, again, winner) if "gen_ai.usage.input_tokens" in attributes(span)] == [
-        winner.name
-    ]
+    assert [
+        span.name for span in (server, first, again, winner) if "gen_ai.usage.input_tokens" in attributes(span)
+    ] == [winner.name]
     assert attributes(winner)["gen_ai.provider.name"] == "azure.ai.openai"
     assert attributes(winner)["tollkeeper.provider"] == "backup"
     assert attributes(winner)["tollkeeper.attempt.why"] == "fallback: upstream_unavailable"
