@@ -111,6 +111,8 @@ class Call:
         wait = retry_after(headers.get(b"retry-after", b"").decode("latin-1"))
         if wait is not None and error.status in (429, 503):
             error.retry_after = wait
+        if (again := headers.get(b"x-should-retry")) in (b"true", b"false"):
+            error.should_retry = again == b"true"
         return error
 
     async def __aexit__(

@@ -417,9 +417,12 @@ def read_error(status: int, body: bytes) -> UpstreamError:
             code="upstream_auth", status=502, free=True,
         )  # fmt: skip
     if status == 429:
+        spent = said is not None and "insufficient_quota" in (said.code, said.type)  # waiting does not mend it
         return UpstreamError(
-            "The provider is rate limiting the gateway. Wait, then retry.", code="upstream_rate_limited", status=429,
-            kind="rate_limit_error", retry_after=1, free=True,
+            "The gateway's account at the provider is used up. Tell your platform team." if spent
+            else "The provider is rate limiting the gateway. Wait, then retry.",
+            code="upstream_rate_limited", status=429, kind="rate_limit_error", retry_after=1, free=True,
+            should_retry=False if spent else None, said="insufficient_quota" if spent else "",
         )  # fmt: skip
     if status == 408 or status >= 500:
         code = "upstream_timeout" if status in (408, 504) else "upstream_unavailable"
