@@ -45,8 +45,8 @@ class Door(HttpToolsProtocol):
         self.told = False  # the last word was said: what still comes is thrown away
         self.running: RequestResponseCycle | None = None  # the request that is being answered; later ones queue
         self.reading_head = True
-        self.head_bytes = 0
-        self.loose = 0  # bytes that have come since the parser last had something whole
+        self.loose = 0  # bytes that have come since the parser last had a whole head, or a part of a body
+        self.good_host = b""  # the last one that was looked at
         self.url = b""
         self.declined = b""
 
@@ -98,7 +98,6 @@ class Door(HttpToolsProtocol):
         self.scope["hangup"] = Hangup(self.transport.abort)  # type: ignore[typeddict-unknown-key]  # ours
         self.deadline = time.monotonic() + HEAD_SECONDS
         self.reading_head = True
-        self.head_bytes = 0
 
     def on_url(self, url: bytes) -> None:
         super().on_url(url)
@@ -106,14 +105,18 @@ class Door(HttpToolsProtocol):
             self.refuse(414, f"The URL is over {MAX_URL} bytes.")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.loose = 0
-        self.head_bytes += len(name) + len(value)
+        """Called for each of a request's many headers: short, and sizes are looked at elsewhere."""
         if self.reading_head:  # a trailer is no header: it could name another caller (RFC 9110 6.5.1)
-            super().on_header(name, value)
-        if self.head_bytes > MAX_HEAD or len(self.headers) > MAX_HEADERS:
-            self.refuse(431, _HEAD_TOO_LARGE)
+            name = name.lower()
+            if name == b"expect" and value.lower() == b"100-continue":
+                self.expect_100_continue = True
+            self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
+        if len(self.headers) > MAX_HEADERS or (
+            self.loose > MAX_HEAD and sum(len(name) + len(value) for name, value in self.headers) > MAX_HEAD
+        ):
+            self.refuse(431, _HEAD_TOO_LARGE)
         self.loose = 0
         self.reading_head = False
         self.check_head()
@@ -128,16 +131,22 @@ class Door(HttpToolsProtocol):
         version = self.parser.get_http_version()
         if version not in ("1.1", "1.0"):
             self.refuse(400, "Speak HTTP/1.1.")
-        hosts = 0
-        for name, value in self.headers:
-            if name == b"host":
-                hosts += 1
-                if not _HOST.fullmatch(value):
-                    self.refuse(400, "The header 'Host' is not a host and a port.")
-            elif name == b"transfer-encoding" and (value.lower() != b"chunked" or version == "1.0"):
-                self.refuse(400, "The header 'Transfer-Encoding' may only be 'chunked'.")
-        if hosts > 1 or (hosts == 0 and version == "1.1"):
+        found = dict(self.headers)
+        host = found.get(b"host")
+        if len(found) != len(self.headers) and sum(name == b"host" for name, _ in self.headers) > 1:
+            host = None
+        elif host is None and version == "1.0":
+            host = self.good_host = b""
+        if host is None:
             self.refuse(400, "Send the header 'Host' once.")
+        elif host != self.good_host:
+            if not _HOST.fullmatch(host):
+                self.refuse(400, "The header 'Host' is not a host and a port.")
+            self.good_host = host
+        if b"transfer-encoding" in found:
+            codings = [value.lower() for name, value in self.headers if name == b"transfer-encoding"]
+            if version == "1.0" or any(coding != b"chunked" for coding in codings):
+                self.refuse(400, "The header 'Transfer-Encoding' may only be 'chunked'.")
 
     def on_body(self, body: bytes) -> None:
         self.loose = 0
