@@ -31,6 +31,7 @@ _SESSION: Final = (b"x-session-id", b"x-litellm-session-id", b"helicone-session-
 _USER: Final = (b"x-user-id", b"x-litellm-end-user-id", b"helicone-user-id")
 _TAGS: Final = (b"x-tags", b"x-litellm-tags")
 _PROPERTY: Final = b"helicone-property-"
+_LABELS: Final = frozenset({*_SESSION, *_USER, *_TAGS, b"x-feature", b"x-portkey-metadata"})
 
 
 @dataclass(slots=True, frozen=True)
@@ -194,6 +195,8 @@ def _too_large(limit: int) -> BadCall:
 
 def _label(x: Exchange, headers: Mapping[bytes, bytes]) -> None:
     """Session, user, feature and tags: they describe a request, and decide nothing."""
+    if _LABELS.isdisjoint(headers) and _PROPERTY not in b" ".join(headers):
+        return  # most requests carry none
     for name in _SESSION:
         if name in headers:
             x.session = _text(headers[name])
