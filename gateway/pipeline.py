@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing
@@ -166,9 +167,6 @@ class Pipeline:
                 attempt.free = error.free and not sent
                 if sent or not error.retryable or x.upload is not None:
                     raise
-            except (asyncio.CancelledError, GeneratorExit, ClientGone):
-                attempt.error = ClientGone("The caller hung up.")
-                raise
             finally:
                 self.end(x, attempt, sent)
                 self.settle(x, receipts)  # this attempt's receipts, not the next one's
@@ -193,7 +191,12 @@ class Pipeline:
         """An attempt is over, however it ended: what it cost is known now, or estimated."""
         if not attempt.ended:
             attempt.ended = clock()
-        if attempt.complete or not attempt.sent:
+        if attempt.complete:
+            return
+        if attempt.error is None:
+            gone = isinstance(sys.exception(), asyncio.CancelledError | GeneratorExit | ClientGone)
+            attempt.error = ClientGone("The caller hung up.") if gone else Broken("The gateway failed.")
+        if not attempt.sent:
             return
         if not sent:
             x.upstream += attempt.ended - attempt.sent
