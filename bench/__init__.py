@@ -1,0 +1,1 @@
+"""What the gateway costs, measured beside a bare relay and other gateways: `make bench`."""
