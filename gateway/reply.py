@@ -15,9 +15,9 @@ from gateway.presence import Hangup
 
 # What of a provider's answer head reaches the caller.
 _PASSED: Final = frozenset(
-    b"content-type content-disposition content-encoding content-language content-length content-range"
-    b" accept-ranges etag last-modified openai-model openai-organization openai-processing-ms openai-version retry-after retry-after-ms"
-    b" x-should-retry".split()
+    b"content-type content-disposition content-encoding content-language content-length content-range accept-ranges"
+    b" etag last-modified openai-model openai-organization openai-processing-ms openai-version retry-after"
+    b" retry-after-ms x-should-retry".split()
 )
 _JSON: Final = (b"content-type", b"application/json")
 _STREAM: Final = (
