@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+
+from msgspec import Struct, field
 
 if TYPE_CHECKING:  # names only: nothing above this file is imported
     from gateway.body import Fields
@@ -26,8 +28,7 @@ class Caller:
     content: Content = "none"  # what of prompts and answers may be kept
 
 
-@dataclass(slots=True)
-class Usage:
+class Usage(Struct):
     """Tokens of one attempt.  `input` holds every input token, `output` every output token; the rest are parts."""
 
     input: int = 0
@@ -55,8 +56,7 @@ class Upload(Protocol):
         """Bytes of it; None where the caller did not say."""
 
 
-@dataclass(slots=True)
-class Answer:
+class Answer(Struct):
     """What was seen of a provider's answer as it went by."""
 
     id: str = ""
@@ -68,8 +68,7 @@ class Answer:
     tool_calls: int = 0
 
 
-@dataclass(slots=True)
-class Attempt:
+class Attempt(Struct, eq=False):
     """One try at one target.  Times are time.perf_counter_ns(); 0 means it did not happen."""
 
     target: Target
@@ -111,8 +110,7 @@ class Trace(NamedTuple):
     state: str = ""  # tracestate, as it came
 
 
-@dataclass(slots=True, eq=False)
-class Exchange:
+class Exchange(Struct, eq=False):
     """One request.  Times are time.perf_counter_ns() unless said otherwise."""
 
     # asked

@@ -10,13 +10,21 @@ from typing import Self
 from gateway.errors import ClientGone
 
 
-class Hangup:
-    """The caller's end of the connection, as the server sees it: `fire` is called when it closes; `abort` cuts it."""
+Whole = Callable[[int, list[tuple[bytes, bytes]], bytes], None]
 
-    __slots__ = ("_listener", "abort", "gone")
+
+class Hangup:
+    """The caller's end of the connection, as the server sees it.
+
+    fire: called when it closes.  abort: cuts it.  whole: writes an answer's head and body in one piece, where the server
+    can; (status, headers, body).
+    """
+
+    __slots__ = ("_listener", "abort", "gone", "whole")
 
     def __init__(self, abort: Callable[[], None]) -> None:
         self.abort = abort
+        self.whole: Whole | None = None
         self.gone = False
         self._listener: Callable[[], None] | None = None
 

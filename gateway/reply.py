@@ -58,7 +58,13 @@ class Reply:
                 return
             raise ClientGone("The caller hung up.")
         if not self.started:
-            await self._start(len(raw) if last and not x.stream else None)
+            whole = last and not x.stream
+            headers = self._begin(len(raw) if whole else None)
+            if whole and self._head is None and self._hangup.whole is not None and x.method != "HEAD":
+                self._hangup.whole(self.status, headers, raw)
+                x.sent_bytes += len(raw)
+                return
+            await self._send({"type": "http.response.start", "status": self.status, "headers": headers})
         if last:
             self.quiet()
         if last and x.stream:
@@ -67,7 +73,8 @@ class Reply:
         await self._send({"type": "http.response.body", "body": raw, "more_body": not last})
         x.sent_bytes += len(raw)
 
-    async def _start(self, length: int | None) -> None:
+    def _begin(self, length: int | None) -> list[tuple[bytes, bytes]]:
+        """The head.  length: of a body that is whole."""
         x = self._x
         self.started = True
         x.status = self.status
@@ -84,10 +91,10 @@ class Reply:
                 headers.append((b"content-length", b"%d" % length))
             if (cost := x.cost) is not None:
                 headers.append((b"x-tollkeeper-cost-usd", usd(cost).encode()))
-        await self._send({"type": "http.response.start", "status": self.status, "headers": headers})
         if self._ping_ns and x.stream:
             self.sent_at = x.first_byte
             self._listen()
+        return headers
 
     def _facts(self) -> list[tuple[bytes, bytes]]:
         x = self._x

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from functools import partial
 from types import FrameType
 from typing import Any, Final
 
 import httptools
 import msgspec
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from gateway.presence import Hangup
 
@@ -125,6 +126,7 @@ class Door(HttpToolsProtocol):
             return
         self.deadline = time.monotonic() + self.receive_seconds
         super().on_headers_complete()
+        self.scope["hangup"].whole = partial(self.write_whole, self.cycle)  # type: ignore[typeddict-item]  # ours
 
     def check_head(self) -> None:
         """What the parser lets pass, and servers in front may read differently."""
@@ -166,6 +168,25 @@ class Door(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self.running = cycle
         super()._start_asgi_task(cycle, app)
+
+    def write_whole(
+        self, cycle: RequestResponseCycle, status: int, headers: list[tuple[bytes, bytes]], body: bytes
+    ) -> None:
+        """What `cycle.send` does with two messages, in one write, for headers that we made: half the cost of an answer."""
+        if cycle.disconnected:
+            return
+        lines = [STATUS_LINE[status]]
+        for name, value in (*cycle.default_headers, *headers):
+            lines += (name, b": ", value, b"\r\n")
+        lines.append(b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n")
+        lines.append(body)
+        cycle.waiting_for_100_continue = False
+        cycle.response_started = cycle.response_complete = True
+        self.transport.write(b"".join(lines))
+        cycle.message_event.set()
+        if not cycle.keep_alive:
+            self.transport.close()
+        cycle.on_response()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()

@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import IO, Any, TextIO
 
 import msgspec
@@ -158,7 +159,12 @@ def _ms(ns: int) -> float:
 def _time(ns: int) -> str:
     """RFC 3339, UTC, to the microsecond."""
     seconds, rest = divmod(ns, 10**9)
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest // 1000:06d}Z"
+    return f"{_second(seconds)}.{rest // 1000:06d}Z"
+
+
+@lru_cache(maxsize=64)  # neighbours share their second
+def _second(seconds: int) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}"
 
 
 def _writer(style: str, text: Callable[[dict[str, Any]], str]) -> Callable[[dict[str, Any]], bytes]:
@@ -169,7 +175,8 @@ def _writer(style: str, text: Callable[[dict[str, Any]], str]) -> Callable[[dict
 
 
 def _json(facts: dict[str, Any]) -> bytes:
-    return _line(facts | {"severity_number": _SEVERITY.get(facts["severity_text"], 0)})
+    facts["severity_number"] = _SEVERITY.get(facts["severity_text"], 0)
+    return _line(facts)
 
 
 def _ecs(facts: dict[str, Any]) -> bytes:
@@ -183,7 +190,10 @@ def _ecs(facts: dict[str, Any]) -> bytes:
 
 
 def _line(facts: dict[str, Any]) -> bytes:
-    return _UNSAFE_UTF8.sub(_escape, _encode(facts)) + b"\n"
+    line = _encode(facts)
+    if not line.isascii() or b"\x7f" in line:  # JSON itself escapes the rest
+        line = _UNSAFE_UTF8.sub(_escape, line)
+    return line + b"\n"
 
 
 def _escape(found: re.Match[bytes]) -> bytes:
