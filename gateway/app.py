@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any, Final
 
 import httpx2
-from starlette.routing import Router
+from starlette.routing import BaseRoute, Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway import providers
@@ -21,7 +21,7 @@ from gateway.dialects import openai
 from gateway.endpoints import House, chat, completions, embeddings
 from gateway.endpoints.admin import Admin
 from gateway.endpoints.health import Metrics as MetricsEndpoint
-from gateway.endpoints.health import Ready, healthz
+from gateway.endpoints.health import Healthy, Ready
 from gateway.endpoints.models import ModelsEndpoint
 from gateway.endpoints.relay import RelayEndpoint
 from gateway.errors import BadCall
@@ -66,6 +66,7 @@ class Gateway:
             _policies(config) if policies is None else policies, self.targets, Meter(self.prices), observers
         )
         self.urls = self._urls()
+        self.admin = self._admin_urls()
         self._watch: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -135,22 +136,16 @@ class Gateway:
         """What is asked most is found first; the rest is the router's."""
         house = self._house()
         server = self.config.server
-        admin_key = None if server.admin_key is None else server.admin_key.get_secret_value()
-        chats, models = chat.endpoint(house), ModelsEndpoint(house)
+        models = ModelsEndpoint(house)
         relay = RelayEndpoint(house, server.upload_limit_mb * 1_048_576, tuple(self.config.providers))
         exact: dict[str, ASGIApp] = {
-            "/v1/chat/completions": chats,
+            "/v1/chat/completions": chat.endpoint(house),
             "/v1/completions": completions.endpoint(house),
             "/v1/embeddings": embeddings.endpoint(house),
             "/v1/models": models,
-            "/healthz": healthz,
-            "/readyz": Ready(self._not_ready),
-            "/metrics": MetricsEndpoint(self.metrics.render, None if server.metrics_open else admin_key),
+            **self._watched(),
         }
-        routes = []
-        if self.store is not None and self.records is not None:
-            routes += Admin(self.store, admin_key, self.records.flush).routes()
-        router = Router(routes, redirect_slashes=False, default=_nothing_here)
+        router = self._admin_urls() if server.admin_port is None else Router(default=_nothing_here)
 
         async def urls(scope: Scope, receive: Receive, send: Send) -> None:
             path: str = scope["path"]
@@ -160,6 +155,24 @@ class Gateway:
             await endpoint(scope, receive, send)
 
         return urls
+
+    def _watched(self) -> dict[str, ASGIApp]:
+        """What probes and scrapers ask, on every port."""
+        key = None if self.config.server.metrics_open else self._admin_key
+        metrics = MetricsEndpoint(self.metrics.render, key)
+        return {"/healthz": Healthy(), "/readyz": Ready(self._not_ready), "/metrics": metrics}
+
+    def _admin_urls(self) -> Router:
+        """The admin plane: on the main port, or alone on `server.admin_port`."""
+        routes: list[BaseRoute] = [Route(path, endpoint) for path, endpoint in self._watched().items()]
+        if self.store is not None and self.records is not None:
+            routes += Admin(self.store, self._admin_key, self.records.flush).routes()
+        return Router(routes, redirect_slashes=False, default=_nothing_here)
+
+    @property
+    def _admin_key(self) -> str | None:
+        key = self.config.server.admin_key
+        return None if key is None else key.get_secret_value()
 
 
 def _provider(name: str, said: Provider) -> providers.Provider:

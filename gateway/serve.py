@@ -33,23 +33,33 @@ def secrets(config: Config) -> Iterator[str]:
 def run(config: Config, host: str, port: int) -> None:
     """Blocks.  SIGTERM and SIGINT end it: `grace_seconds` for calls under way, then everything is written."""
     logs.configure(config.telemetry.logs, sys.stderr, list(secrets(config)))
-    serving = server(Gateway(config), host, port, config.server.receive_seconds, config.server.grace_seconds)
+    said = config.server
+    gateway = Gateway(config)
+    serving = server(gateway, host, port, said.receive_seconds, said.grace_seconds)
+    admin = None
+    if said.admin_port is not None:
+        admin = server(gateway.admin, host, said.admin_port, said.receive_seconds, 1, lifespan="off")
     gc.freeze()  # what the start built stays: the collector need not look at it again and again
-    gc.set_threshold(
-        50_000, 20, 50
-    )  # requests leave no cycles, but thousands of objects live until their record is written
+    gc.set_threshold(50_000, 20, 50)  # requests leave no cycles, but many objects live until their record is written
     with asyncio.Runner(loop_factory=serving.config.get_loop_factory()) as runner:
-        runner.run(_serve(serving))
+        runner.run(_serve(serving, admin))
 
 
-async def _serve(serving: Server) -> None:
-    telling = asyncio.ensure_future(_tell_address(serving))
+async def _serve(serving: Server, admin: Server | None) -> None:
+    beside = [asyncio.ensure_future(_tell_address("Tollkeeper", serving))]
+    if admin is not None:
+        beside.append(asyncio.ensure_future(_tell_address("The admin plane of Tollkeeper", admin)))
+        beside.append(asyncio.ensure_future(admin.serve_quietly()))
     await serving.serve()
-    telling.cancel()
+    if admin is not None:
+        admin.should_exit = True
+        await beside[-1]
+    for task in beside:
+        task.cancel()
 
 
-async def _tell_address(serving: Server) -> None:
+async def _tell_address(what: str, serving: Server) -> None:
     while not serving.started:  # noqa: ASYNC110 - uvicorn sets a flag and no event
         await asyncio.sleep(0.01)
     host, port = serving.servers[0].sockets[0].getsockname()[:2]
-    log.info("Tollkeeper %s listens on http://%s:%d", __version__, f"[{host}]" if ":" in host else host, port)
+    log.info("%s %s listens on http://%s:%d", what, __version__, f"[{host}]" if ":" in host else host, port)

@@ -7,7 +7,7 @@ import re
 import time
 from functools import partial
 from types import FrameType
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import httptools
 import msgspec
@@ -172,7 +172,7 @@ class Door(HttpToolsProtocol):
     def write_whole(
         self, cycle: RequestResponseCycle, status: int, headers: list[tuple[bytes, bytes]], body: bytes
     ) -> None:
-        """What `cycle.send` does with two messages, in one write, for headers that we made: half the cost of an answer."""
+        """What `cycle.send` does with two messages, in one write, for headers of our own making."""
         if cycle.disconnected:
             return
         lines = [STATUS_LINE[status]]
@@ -247,6 +247,10 @@ class Server(uvicorn.Server):
             self.force_exit = True
         self.should_exit = True
 
+    async def serve_quietly(self) -> None:
+        """Beside another server of this process, which listens to signals for both."""
+        await self._serve()
+
     async def on_tick(self, counter: int) -> bool:
         if counter % 10 == 0:
             now = time.monotonic()
@@ -256,7 +260,9 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter)
 
 
-def server(app: Any, host: str, port: int, receive_seconds: float, grace_seconds: float) -> Server:
+def server(
+    app: Any, host: str, port: int, receive_seconds: float, grace_seconds: float, lifespan: Literal["on", "off"] = "on"
+) -> Server:
     """A server for one process; `port` 0 takes any free one."""
     door = type("Door", (Door,), {"receive_seconds": receive_seconds})
     config = uvicorn.Config(
@@ -266,7 +272,7 @@ def server(app: Any, host: str, port: int, receive_seconds: float, grace_seconds
         http=door,
         ws="none",
         loop="uvloop" if _has_uvloop() else "asyncio",
-        lifespan="on",
+        lifespan=lifespan,
         log_config=None,
         access_log=False,
         server_header=False,

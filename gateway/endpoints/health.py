@@ -27,10 +27,12 @@ async def refused(scope: Scope, send: Send) -> bool:
     return True
 
 
-async def healthz(scope: Scope, receive: Receive, send: Send) -> None:
+class Healthy:
     """The process answers.  It asks no store: a database's outage must not restart the gateway."""
-    if not await refused(scope, send):
-        await answer(send, 200, b"ok\n")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if not await refused(scope, send):
+            await answer(send, 200, b"ok\n")
 
 
 class Ready:

@@ -16,7 +16,7 @@ import httpx2
 import pytest
 
 from tests.processes import environment, serving
-from tests.running import KEY, config
+from tests.running import ADMIN, KEY, config
 from tests.scripted import Asked, event, plain, scripted
 
 CALL = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
@@ -139,6 +139,25 @@ def test_a_provider_that_is_dead_at_the_start_keeps_nobody_from_starting() -> No
     with serving(config("http://127.0.0.1:1/v1")) as gateway, ThreadPoolExecutor() as pool:
         healthy = pool.submit(httpx2.get, f"{gateway.url}/healthz").result()
         assert healthy.status_code == 200
+
+
+async def test_the_admin_plane_can_have_a_port_of_its_own() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    async with scripted(plain) as up:
+        with serving(config(up.url, server={"admin_port": port})) as gateway:
+            async with httpx2.AsyncClient(headers=HEADERS) as client:
+                id = (await client.post(f"{gateway.url}/v1/chat/completions", json=CALL)).headers["x-request-id"]
+                admin = {"authorization": f"Bearer {ADMIN}"}
+                here = await client.get(f"{gateway.url}/admin/v1/exchanges/{id}", headers=admin)
+                there = await client.get(f"http://127.0.0.1:{port}/admin/v1/exchanges/{id}", headers=admin)
+                data = await client.post(f"http://127.0.0.1:{port}/v1/chat/completions", json=CALL)
+                health = await client.get(f"http://127.0.0.1:{port}/healthz")
+            assert await asyncio.to_thread(gateway.stop) == 0
+            assert "Traceback" not in gateway.log.read_text()
+    assert (here.status_code, there.status_code, data.status_code, health.status_code) == (404, 200, 404, 200)
+    assert there.json()["id"] == id
 
 
 @pytest.mark.parametrize(
