@@ -84,6 +84,7 @@ class Attempt(Struct, eq=False):
     rejected: str = ""  # the field of a usage that made no sense
     cost: int | None = 0  # nano-USD; None: billed, but no price or no usage is known
     price: str = ""  # the revision of the price it was computed with
+    delivered: bool = False  # something of its answer was handed on: no other target may try
     complete: bool = False  # False: the provider may have billed more than we saw …
     free: bool = False  # … unless it certainly billed nothing
     error: GatewayError | None = None

@@ -6,18 +6,19 @@ import asyncio
 import logging
 import sys
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing
 from itertools import islice
 from random import getrandbits
 from typing import Any
 
-from gateway.dialects import Chunk
+from gateway.dialects import Chunk, Reader
 from gateway.errors import BadCall, Broken, ClientGone, Denied, GatewayError, Unavailable, UpstreamError
 from gateway.exchange import Attempt, Decision, Exchange
 from gateway.meter import Meter
 from gateway.policy import Policy
 from gateway.presence import Hangup, Presence
+from gateway.providers import Answer
 from gateway.reply import Reply
 from gateway.targets import Target, Targets
 from gateway.telemetry import Observer
@@ -54,13 +55,12 @@ class Pipeline:
             await read(x)  # who is asking, and for what
             with Presence(hangup, lambda: self.grace(x)):  # raises ClientGone in here, and only in here
                 await self.admit(x, receipts)
-                async with aclosing(x.answer or self.call(x, reply)) as chunks:  # the provider's answer, or a policy's
-                    async for chunk in chunks:
-                        kept = await self.screen(x, chunk) if self._screens else chunk
-                        if chunk.last:
-                            self.settle(x, receipts)  # nothing is held any more when the caller sees the end
-                        if kept is not None:
-                            await reply.send(kept.raw, chunk.last)
+                if x.answer is None:
+                    await self.call(x, reply, receipts)
+                else:  # a policy answers in the provider's place
+                    async with aclosing(x.answer) as chunks:
+                        async for chunk in chunks:
+                            await self.deliver(x, chunk, reply, receipts)
         except GatewayError as error:
             await self.refuse(x, reply, error)
         except asyncio.CancelledError:
@@ -86,12 +86,16 @@ class Pipeline:
             if x.answer is not None:
                 return
 
-    async def clear(self, x: Exchange, attempt: Attempt, receipts: Receipts) -> Cleared:
-        """The last moment before bytes leave: money is held here."""
-        for policy in self._attempts:
-            receipt = await self.ask(x, policy, "attempt", policy.attempt(x, attempt))
-            if receipt is not None:
-                receipts.append((policy, receipt))
+    async def clear(self, x: Exchange, attempt: Attempt, receipts: Receipts, failure: UpstreamError | None) -> Cleared:
+        """The last moment before bytes leave: money is held here.  failure: of the attempt before."""
+        try:
+            for policy in self._attempts:
+                receipt = await self.ask(x, policy, "attempt", policy.attempt(x, attempt))
+                if receipt is not None:
+                    receipts.append((policy, receipt))
+        except Denied as error:
+            attempt.error = error
+            raise failure or error  # nobody will pay for this one: the first failure is the truth
         return Cleared(attempt)
 
     async def ask(self, x: Exchange, policy: Policy[Any], hook: str, answer: Awaitable[Any]) -> Any:
@@ -118,64 +122,60 @@ class Pipeline:
 
     # ── call ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def call(self, x: Exchange, reply: Reply) -> AsyncGenerator[Chunk, None]:
-        """The answer of the first target that gives one; the next may try until a byte has reached the caller."""
+    async def call(self, x: Exchange, reply: Reply, held: Receipts) -> None:
+        """The answer of the first target that gives one; the next may try until something was handed on."""
         failure: UpstreamError | None = None
         for target in islice(self.route(x), x.max_attempts):
             attempt = self.begin(x, target, failure)
             receipts: Receipts = []
             last: Chunk | None = None
-            sent = False
             try:
-                cleared = await self.clear(x, attempt, receipts)
+                cleared = await self.clear(x, attempt, receipts, failure)
                 async with Call(x, cleared, self._look) as (answer, reader, headers):
                     if x.reader is not None:
                         reply.adopt(answer.status, headers)
-                    async for data in answer:
-                        if not attempt.first_byte:
-                            attempt.first_byte = clock()
-                        for chunk in reader.feed(data):
-                            if chunk.last:
-                                last = chunk
-                                break
-                            if not sent:
-                                sent = True
-                                x.upstream += clock() - attempt.sent
-                            yield chunk
-                        if last is not None or reader.failure is not None:
-                            break
-                    else:
-                        for chunk in reader.close():
-                            if chunk.last:
-                                last = chunk
-                            else:
-                                sent = True
-                                yield chunk
-                    if reader.failure is not None:
-                        raise reader.failure
-                    assert last is not None, "a reader ends with a last chunk or a failure"
+                    last = await self.read(x, attempt, answer, reader, reply)
                     attempt.complete = True
-                if not sent:
-                    x.upstream += clock() - attempt.sent
                 attempt.ended = clock()
+                if not attempt.delivered:
+                    x.upstream += attempt.ended - attempt.sent
                 await self.meter.measure(x, attempt, last, reader.rejected)
-            except Denied as error:
-                attempt.error = error
-                raise failure or error  # nobody will pay for this one: the first failure is the truth
             except UpstreamError as error:
+                if attempt.error is not None:
+                    raise  # a policy's refusal, in the words of the failure before
                 attempt.error = failure = error
-                attempt.free = error.free and not sent
-                if sent or not error.retryable or x.upload is not None:
+                attempt.free = error.free and not attempt.delivered
+                if attempt.delivered or not error.retryable or x.upload is not None:
                     raise
             finally:
-                self.end(x, attempt, sent)
+                self.end(x, attempt)
                 self.settle(x, receipts)  # this attempt's receipts, not the next one's
             if last is not None:
-                yield last
+                await self.deliver(x, last, reply, held)
                 return
-        raise failure or BadCall(
-            f"No target serves the model '{x.model}'.", code="model_not_found", status=404, param="model"
-        )
+        raise failure or BadCall(f"No target serves '{x.model}'.", code="model_not_found", status=404, param="model")
+
+    async def read(self, x: Exchange, attempt: Attempt, answer: Answer, reader: Reader, reply: Reply) -> Chunk:
+        """Hands an answer on as it comes, but for its last chunk, which waits until the attempt is settled."""
+        async for data in answer:
+            if not attempt.first_byte:
+                attempt.first_byte = clock()
+            for chunk in reader.feed(data):
+                if chunk.last:
+                    return chunk
+                if not attempt.delivered:
+                    attempt.delivered = True
+                    x.upstream += clock() - attempt.sent
+                await self.deliver(x, chunk, reply)
+            if reader.failure is not None:
+                raise reader.failure
+        for chunk in reader.close():
+            if chunk.last:
+                return chunk
+            attempt.delivered = True
+            await self.deliver(x, chunk, reply)
+        assert reader.failure is not None, "a reader ends with a last chunk or a failure"
+        raise reader.failure
 
     def route(self, x: Exchange) -> Iterator[Target]:
         model = self.targets.find(x.alias) if x.alias else None
@@ -187,23 +187,35 @@ class Pipeline:
         x.attempts.append(attempt)
         return attempt
 
-    def end(self, x: Exchange, attempt: Attempt, sent: bool) -> None:
+    def end(self, x: Exchange, attempt: Attempt) -> None:
         """An attempt is over, however it ended: what it cost is known now, or estimated."""
         if not attempt.ended:
             attempt.ended = clock()
         if attempt.complete:
             return
         if attempt.error is None:
-            gone = isinstance(sys.exception(), asyncio.CancelledError | GeneratorExit | ClientGone)
-            attempt.error = ClientGone("The caller hung up.") if gone else Broken("The gateway failed.")
+            cause = sys.exception()
+            if isinstance(cause, GatewayError):
+                attempt.error = cause
+            else:
+                gone = isinstance(cause, asyncio.CancelledError)
+                attempt.error = ClientGone("The caller hung up.") if gone else Broken("The gateway failed.")
         if not attempt.sent:
             return
-        if not sent:
+        if not attempt.delivered:
             x.upstream += attempt.ended - attempt.sent
         if not attempt.free:
             self.meter.estimate_now(x, attempt)
 
     # ── on the way back ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def deliver(self, x: Exchange, chunk: Chunk, reply: Reply, held: Receipts | None = None) -> None:
+        """One chunk to the caller, past those who look at it.  held: what is settled before the last one leaves."""
+        kept = await self.screen(x, chunk) if self._screens else chunk
+        if chunk.last and held:
+            self.settle(x, held)  # nothing is held any more when the caller sees the end
+        if kept is not None:
+            await reply.send(kept.raw, chunk.last)
 
     async def screen(self, x: Exchange, chunk: Chunk) -> Chunk | None:
         kept: Chunk | None = chunk
