@@ -20,8 +20,8 @@ from gateway.config import find_policy, policy_settings
 from gateway.dialects import openai
 from gateway.endpoints import House, chat, completions, embeddings
 from gateway.endpoints.admin import Admin
-from gateway.endpoints.health import Metrics as MetricsEndpoint
 from gateway.endpoints.health import Healthy, Ready
+from gateway.endpoints.health import Metrics as MetricsEndpoint
 from gateway.endpoints.models import ModelsEndpoint
 from gateway.endpoints.relay import RelayEndpoint
 from gateway.errors import BadCall

@@ -16,6 +16,8 @@ Struct = TypeVar("Struct", bound=msgspec.Struct)
 LARGE: Final = 1_000_000  # bytes above which work is cut up or leaves the event loop
 MAX_FIELDS: Final = 1000  # at the top of a body; OpenAI's largest call has about forty
 
+MAX_VALUES: Final = 500_000  # commas in a large body: parsing is one step that nothing else can interrupt
+
 _fields = msgspec.json.Decoder(Fields)
 _encode = msgspec.json.Encoder().encode
 _name = msgspec.json.Decoder(str)
@@ -31,6 +33,8 @@ async def read(body: bytes, decoder: msgspec.json.Decoder[Struct]) -> tuple[Stru
     disagree on which one counts: what is checked might not be what the provider reads), nesting that exhausts a parser.
     """
     large = len(body) > LARGE
+    if large and body.count(b",") > MAX_VALUES:
+        raise BadCall(f"The body holds over {MAX_VALUES} values. Split it.", code="body_too_large", status=413)
     try:
         if not body.isascii():
             await _check_utf8(body)

@@ -17,6 +17,7 @@ from gateway.providers import Answer
 from gateway.telemetry import w3c
 
 _ERROR_BODY: Final = 64 * 1024
+_LONGEST: Final = 4096  # bytes of a caller's header that are passed on
 _LINGER: Final = 0.25  # seconds a finished answer's connection may take to end its body and be used again
 
 
@@ -76,8 +77,8 @@ class Call:
         asked = x.headers
         lines = [provider.head, b"x-tollkeeper-attempt: %b.%d" % (x.id.encode(), len(x.attempts))]
         for name in provider.passed:
-            if name in asked:
-                lines.append(name + b": " + asked[name])
+            if name in asked and len(value := asked[name]) <= _LONGEST and value.isascii():
+                lines.append(name + b": " + value)
         if provider.propagate != "none":
             lines.append(b"traceparent: " + w3c.outgoing(x.trace, self._attempt.span_id))
             if x.trace.state:

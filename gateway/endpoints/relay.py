@@ -33,6 +33,11 @@ METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD")
 _PATH: Final = re.compile(rb"/v1(/(?!\.{1,2}(?:/|$))[A-Za-z0-9._~:@!$&'()*+,=-]+)+")
 _QUERY: Final = re.compile(rb"[\x21-\x7e]{0,8192}")
 _PEEK: Final = 64 * 1024  # bytes of a form in which its model is looked for
+_PART_HEAD: Final = 4096  # bytes of a part's head that are looked at
+_BOUNDARY: Final = re.compile(rb'boundary=(?:"([^"]{1,70})"|([^\s;"]{1,70}))', re.IGNORECASE)
+_PART_MODEL: Final = re.compile(
+    rb'\r?\n(?:[^\r\n]{1,1000}\r?\n){0,8}?[^\r\n]{0,1000}?[ ;]name="?model"?[;\r\n]', re.IGNORECASE
+)
 _FORM_MODEL: Final = re.compile(rb'name="model"(?:\r\n[^\r\n]{1,256}){0,4}\r\n\r\n([^\r\n]{1,256})\r\n')
 
 
@@ -80,7 +85,7 @@ class RelayEndpoint:
             return
         refuse_encoding(headers)
         upload = Upload(receive, headers, self._upload_limit)
-        if kind.startswith(b"multipart/form-data") and (model := await upload.peek()):
+        if kind.startswith(b"multipart/form-data") and (model := await upload.peek(headers[b"content-type"])):
             name_model(x, self._house, model)
         x.upload = upload
 
@@ -105,19 +110,31 @@ class Upload:
         self._start = b""
         self._more = True
         self._model: re.Match[bytes] | None = None
+        self._parts: Parts | None = None
         length = headers.get(b"content-length")
         self._length = int(length) if length is not None else None
         if self._length is not None and self._length > limit:
             raise self._too_large()
 
-    async def peek(self) -> str | None:
-        """The form's `model`, if it stands near the start, as SDKs write it."""
+    async def peek(self, kind: bytes) -> str | None:
+        """The form's `model`, which must stand near the start, as SDKs write it."""
+        self._parts = Parts(kind)
         while self._more and len(self._start) < _PEEK:
             self._start += await self._next()
             self._model = _FORM_MODEL.search(self._start)
             if self._model is not None:
-                return self._model.group(1).decode("utf-8", "replace")
-        return None
+                break
+        self._check_models()
+        return None if self._model is None else self._model.group(1).decode("utf-8", "replace")
+
+    def _check_models(self) -> None:
+        """What is checked here and what the provider reads must be the same part."""
+        if self._parts is not None and self._parts.models > (self._model is not None):
+            raise BadCall(
+                "The form's field 'model' stands twice, or behind a large part. Send it once, before the files.",
+                code="duplicate_field",
+                param="model",
+            )
 
     def length(self, model: str) -> int | None:
         if self._length is None or self._model is None or not model:
@@ -132,7 +149,9 @@ class Upload:
         if start:
             yield start
         while self._more:
-            yield await self._next()
+            piece = await self._next()
+            self._check_models()
+            yield piece
 
     async def _next(self) -> bytes:
         message = await self._receive()
@@ -143,12 +162,37 @@ class Upload:
         self._size += len(piece)
         if self._size > self._limit:
             raise self._too_large()
+        if self._parts is not None:
+            self._parts.feed(piece)
         return piece
 
     def _too_large(self) -> BadCall:
         return BadCall(
             f"The body is over the limit of {self._limit // 1_048_576} MiB.", code="body_too_large", status=413
         )
+
+
+class Parts:
+    """Counts the parts of a form that are named `model`, as its bytes go by.  RFC 7578."""
+
+    def __init__(self, kind: bytes) -> None:
+        found = _BOUNDARY.search(kind)
+        self._mark = b"--" + (found.group(1) or found.group(2)) if found else b""
+        self._tail = b""
+        self.models = 0
+
+    def feed(self, piece: bytes) -> None:
+        if not self._mark:
+            return
+        data = self._tail + piece
+        seen = len(self._tail)  # what ended before it was counted then
+        at = data.find(self._mark)
+        while at >= 0:
+            head = _PART_MODEL.match(data, at + len(self._mark))
+            if head is not None and head.end() > seen:
+                self.models += 1
+            at = data.find(self._mark, at + 1)
+        self._tail = data[-(len(self._mark) + _PART_HEAD) :]
 
 
 def _reader(x: Exchange, headers: Mapping[bytes, bytes]) -> Reader:

@@ -84,7 +84,7 @@ async def takes(seconds: float, kind: type[Exception], word: str, awaitable: Awa
         await awaitable
     took = time.perf_counter() - started
     watch.cancel()
-    assert seconds * 0.99 <= took <= seconds * 1.1 + loop.worst, word
+    assert seconds * 0.99 <= took <= seconds * 1.1 + 2 * loop.worst, word  # late twice: to look, and to tell
 
 
 async def test_each_time_out_fires_within_a_tenth_of_its_value():
@@ -126,7 +126,7 @@ async def test_each_time_out_fires_within_a_tenth_of_its_value():
             takes(t, httpx2.PoolTimeout, "pool_seconds", ask(pool, stalled.url)),
         )
         await asyncio.gather(  # by themselves: filling the sockets' buffers keeps the event loop from the others
-            takes(t, httpx2.WriteTimeout, "idle", ask(idle, unheard.url, content=b"x" * 8_000_000)),
+            takes(t, httpx2.WriteTimeout, "idle", ask(idle, unheard.url, content=b"x" * 16_000_000)),
             takes(t, httpx2.WriteTimeout, "idle", ask(idle, unheard.url, content=endless())),
         )
         assert (first.active, idle.active, total.active, pool.active) == (0, 0, 0, 1)

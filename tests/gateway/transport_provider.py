@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from collections.abc import Awaitable, Callable
 from typing import Self
@@ -70,6 +71,8 @@ class Provider:
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, ssl=self.tls, limit=2**20, backlog=1024)
+        # fixed, or the kernel would take up to 32 MiB that a script does not read
+        self._server.sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**17)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
+from gateway.endpoints.relay import Parts
 from tests.hostile.wire import chunked, request, statuses, tell
 from tests.running import config, running
 from tests.scripted import Asked, plain, scripted
@@ -105,3 +108,46 @@ async def test_an_odd_method_is_refused() -> None:
             response = await gateway.client.request(method, "/v1/files")
             assert (response.status_code, response.json()["error"]["code"]) == (405, "method_not_allowed"), method
         assert not up.asked
+
+
+def part(name: str, value: bytes, more: str = "") -> bytes:
+    return f'--b\r\nContent-Disposition: form-data; name="{name}"{more}\r\n\r\n'.encode() + value + b"\r\n"
+
+
+FILE = part("file", b"x" * 200_000, '; filename="a"')
+FORMS = {
+    "twice": part("model", b"m") + part("model", b"other"),
+    "twice, far apart": part("model", b"m") + FILE + part("model", b"other"),
+    "behind a large part": FILE + part("model", b"m"),
+    "unquoted": part("model", b"m").replace(b'"model"', b"model") + FILE,
+    "in another case": part("model", b"m") + part("x", b"y").replace(b'name="x"', b'NAME="model"'),
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+async def test_a_form_whose_model_could_be_read_otherwise_is_refused(name: str) -> None:
+    body = FORMS[name] + b"--b--\r\n"
+    kind = {"content-type": "multipart/form-data; boundary=b"}
+    async with scripted(echo) as up, running(config(up.url)) as gateway:
+        response = await gateway.client.post("/v1/audio/transcriptions", content=body, headers=kind)
+        assert response.status_code == 400
+        assert response.json()["error"]["param"] == "model"
+
+
+async def test_the_word_model_inside_a_file_is_only_a_word() -> None:
+    inside = b'a line\r\nContent-Disposition: form-data; name="model"\r\n\r\nno part of this form' + b"x" * 100_000
+    body = part("model", b"m") + part("file", inside * 3, '; filename="a"') + b"--b--\r\n"
+    kind = {"content-type": 'multipart/form-data; boundary="b"'}
+    async with scripted(echo) as up, running(config(up.url)) as gateway:
+        response = await gateway.client.post("/v1/audio/transcriptions", content=body, headers=kind)
+        assert response.status_code == 200
+        assert up.asked[0].body == body.replace(b"\r\n\r\nm\r\n", b"\r\n\r\nup\r\n", 1)
+
+
+def test_parts_are_counted_however_the_form_is_cut() -> None:
+    body = FORMS["twice"] + b"--b--\r\n"
+    for size in (1, 2, 7, 50, 10_000):
+        parts = Parts(b"multipart/form-data; boundary=b")
+        for i in range(0, len(body), size):
+            parts.feed(body[i : i + size])
+        assert parts.models == 2, size
