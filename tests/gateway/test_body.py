@@ -239,6 +239,7 @@ def test_a_patch_changes_its_field_and_no_other_byte() -> None:
     assert changed == b'{"model":"n","x":[1,  2.50],"y":"\\u00e9","z":{"a":true}}'
 
 
+@pytest.mark.serial
 async def test_a_large_body_made_of_countless_values_is_refused_at_once() -> None:
     body = b'{"model":"m","messages":[{"role":"user","content":"x"}],"y":[' + b"1," * 8_000_000 + b"1]}"
     began = time.perf_counter()

@@ -15,6 +15,9 @@ from tests.running import KEY, config, running
 from tests.scripted import Asked, answer, event, events, plain, say, scripted
 
 
+pytestmark = pytest.mark.serial  # time-outs and gaps are measured
+
+
 def with_provider(url: str, **more: Any) -> dict[str, Any]:
     said = config(url)
     said["providers"]["up"] |= more
