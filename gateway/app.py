@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +18,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from gateway import providers
 from gateway.adapter import Adapter
 from gateway.config import find_policy, policy_settings
+from gateway.counters import Counters
+from gateway.counters.memory import MemoryCounters
 from gateway.dialects import openai
 from gateway.endpoints import House, chat, completions, embeddings
 from gateway.endpoints.admin import Admin
@@ -62,8 +65,12 @@ class Gateway:
         observers: list[Observer] = [self.metrics]
         observers += [watcher for watcher in (self.records, self.traces, self.access_log) if watcher is not None]
         self.prices = Prices(config)
+        self.counters = _counters(config)
         self.pipeline = Pipeline(
-            _policies(config) if policies is None else policies, self.targets, Meter(self.prices), observers
+            _policies(config, self._offers()) if policies is None else policies,
+            self.targets,
+            Meter(self.prices),
+            observers,
         )
         self.urls = self._urls()
         self.admin = self._admin_urls()
@@ -92,6 +99,7 @@ class Gateway:
         if self._watch is not None:
             self._watch.cancel()
         await self.pipeline.idle()
+        await self.counters.aclose()
         for observer in self.pipeline.observers:
             await observer.aclose()
         for provider in self.providers.values():
@@ -108,6 +116,11 @@ class Gateway:
         await send({"type": "lifespan.shutdown.complete"})
 
     # ── parts ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _offers(self) -> dict[str, Any]:
+        """What policies may ask for."""
+        config = self.config
+        return {"counters": self.counters, "teams": config.teams, "models": config.models, "prices": self.prices}
 
     def _metrics(self) -> Metrics:
         config = self.config
@@ -195,18 +208,30 @@ def _provider(name: str, said: Provider) -> providers.Provider:
     return providers.build(name, said, DIALECTS[said.dialect], sender)
 
 
-def _policies(config: Config) -> Sequence[Policy[Any]]:
-    """In the order of config.yaml: that list is the registry, the on-switch and the order."""
+def _policies(config: Config, offers: Mapping[str, Any]) -> Sequence[Policy[Any]]:
+    """In the order of config.yaml: that list is the registry, the on-switch and the order.
+
+    A policy's constructor names what it needs: `said`, its own Settings, and any of the offers.
+    """
     built = []
     for use in config.policies:
         kind = find_policy(use.use)
         settings = policy_settings(use)
-        policy = kind() if settings is None else kind(settings)  # type: ignore[call-arg]  # a policy with Settings takes them
+        asked = inspect.signature(kind).parameters
+        policy = kind(**{name: offer for name, offer in {**offers, "said": settings}.items() if name in asked})
         policy.name = use.use
         if use.fail_open is not None:
             policy.fail_open = use.fail_open
         built.append(policy)
     return built
+
+
+def _counters(config: Config) -> Counters:
+    if config.counters == "memory://":
+        return MemoryCounters()
+    from gateway.counters.valkey import ValkeyCounters  # an extra: imported where it is named
+
+    return ValkeyCounters(config.counters, MemoryCounters(), config.server.replicas)
 
 
 def _records(config: Config) -> tuple[Records | None, SqliteRecordStore | None]:

@@ -9,15 +9,14 @@ from typing import Self
 
 from gateway.errors import ClientGone
 
-
 Whole = Callable[[int, list[tuple[bytes, bytes]], bytes], None]
 
 
 class Hangup:
     """The caller's end of the connection, as the server sees it.
 
-    fire: called when it closes.  abort: cuts it.  whole: writes an answer's head and body in one piece, where the server
-    can; (status, headers, body).
+    fire: called when it closes.  abort: cuts it.  whole: writes an answer (status, headers, body) in one piece,
+    where the server can.
     """
 
     __slots__ = ("_listener", "abort", "gone", "whole")

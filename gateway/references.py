@@ -9,6 +9,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from gateway.problems import Path, nearest
+from gateway.settings import Config
 from gateway.source import ABSENT, Source, shown
 
 SHORTEST_KEY: Final = 8
@@ -46,6 +47,7 @@ class References:
         for name in self.teams:
             self.team(name)
         self.keys()
+        self.replicas()
         traces = named(named(self.source.tree, "telemetry", deep=False), "traces", deep=False)
         self.headers(("telemetry", "traces", "headers"), named(traces, "headers", deep=False))
 
@@ -182,10 +184,19 @@ class References:
     def enforced(self, policy: str) -> bool:
         """Does one of the policies hold callers to it?  An operator's own may, and what is misspelt was told."""
         policies = self.source.tree.get("policies")
+        if policies is None:
+            return policy in [use.use for use in Config.model_fields["policies"].default]
         if not isinstance(policies, list) or any(said.path.startswith("policies[") for said in self.source.problems):
             return True
         used = [str(use.get("use")) for use in policies if isinstance(use, dict)]
         return policy in used or any(":" in use for use in used)
+
+    def replicas(self) -> None:
+        """Each would count for itself, and let its full limit pass."""
+        count = named(self.source.tree, "server", deep=False).get("replicas", 1)
+        if isinstance(count, int) and count > 1 and self.source.tree.get("counters", "memory://") == "memory://":
+            mend = "set counters: valkey://host:6379/0, which they share"
+            self.source.report(("server", "replicas"), "memory:// counts in each replica alone", mend)
 
     def keys(self) -> None:
         """Two keys alike would make one team pay for another.  Neither is ever printed."""

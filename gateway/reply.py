@@ -48,7 +48,12 @@ class Reply:
     def adopt(self, status: int, headers: Mapping[bytes, bytes]) -> None:
         """A relayed answer keeps the provider's status and head (those parts of it that may pass)."""
         self.status = status
-        self._head = [(name, value) for name, value in headers.items() if name in _PASSED or b"ratelimit" in name]
+        own = {name for name, _ in self._x.reply_headers}
+        self._head = [
+            (name, value)
+            for name, value in headers.items()
+            if name in _PASSED or (b"ratelimit" in name and name not in own)
+        ]
 
     async def send(self, raw: bytes, last: bool) -> None:
         """One piece of the answer.  Raises ClientGone once nobody is left to read it."""

@@ -31,6 +31,7 @@ class Server(Settings):
     receive_seconds: Seconds = 60.0  # a request's head and body must have arrived by then
     ping_seconds: Seconds | None = None  # a comment line on a stream that is silent for so long, after its first byte
     grace_seconds: Annotated[float, Field(ge=0, le=3600)] = 30.0  # on SIGTERM, what running requests get
+    replicas: Annotated[int, Field(ge=1, le=10_000)] = 1  # gateways that serve the same callers
 
 
 class Timeouts(Settings):
@@ -179,11 +180,11 @@ class Telemetry(Settings):
 class Config(Settings):
     server: Server = Server()
     store: Annotated[str, StringConstraints(pattern=r"^sqlite:///.+$")] = "sqlite:///tollkeeper.db"
-    counters: Literal["memory://"] = "memory://"
+    counters: Annotated[str, StringConstraints(pattern=r"^(memory://|(valkey|redis)s?://\S+)$")] = "memory://"
     providers: dict[Name, Provider]
     models: dict[Name, Model] = {}
     teams: dict[Name, Team] = {}
-    policies: list[PolicyUse] = [PolicyUse(use="access")]
+    policies: list[PolicyUse] = [PolicyUse(use="access"), PolicyUse(use="rate_limit")]
     telemetry: Telemetry = Telemetry()
 
 

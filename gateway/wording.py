@@ -18,6 +18,7 @@ FORMS: Final = {
     "base_url": "expected http:// or https://, a host and a path, without user, query or fragment",
     "otlp_endpoint": "expected http:// or https:// and a host, without user, query or fragment",
     "store": "expected sqlite:///FILE",
+    "counters": "expected memory://, or valkey://HOST:PORT/DB (redis:// is the same)",
     "use": "expected a policy's name such as access, or module:Class",
 }
 NAME: Final = "a name has letters, digits and . _ : / @ -, begins with a letter or digit, and is at most 128 long"

@@ -60,7 +60,10 @@ async def test_a_fallback_is_told_the_same_way_by_every_witness() -> None:
     assert story["attempts"][0]["error"]["code"] == "upstream_unavailable"
     assert story["attempts"][1]["cost_nano"] == story["cost_nano"] == 90_000
     assert (story["session"], story["user"], story["feature"], story["tags"]) == ("s-1", "u-1", "receipt", ["a", "b"])
-    assert [(decision["policy"], decision["outcome"]) for decision in story["decisions"]] == [("access", "passed")]
+    assert [(decision["policy"], decision["outcome"]) for decision in story["decisions"]] == [
+        ("access", "passed"),
+        ("rate_limit", "passed"),
+    ]
     assert story["timings"]["overhead_us"] + story["timings"]["upstream_us"] <= story["timings"]["total_us"]
     assert [line["id"] for line in listed["data"]] == [id]
     # the trace

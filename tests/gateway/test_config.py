@@ -256,7 +256,8 @@ def test_the_effective_configuration_shows_every_setting_and_no_secret(tmp_path:
     assert told["server"]["admin_key"] == "…0001"
     assert told["providers"]["openai"]["api_key"] == "…0002"
     assert told["providers"]["openai"]["headers"] == {"Authorization": "…0002", "X": "…"}
-    assert told["teams"]["checkout"]["keys"] == [{"name": "web", "key": "…0003"}]
+    (key,) = told["teams"]["checkout"]["keys"]
+    assert (key["name"], key["key"]) == ("web", "…0003")
     assert told["policies"] == [
         {"use": "acme_guard:Guard", "fail_open": None, "ttl": 60, "words": [], "api_key": "…0003", "vault": "…0002"}
     ]

@@ -61,6 +61,13 @@ def test_an_alias_is_no_other_model_and_no_other_alias() -> None:
     ]
 
 
+def test_several_replicas_need_counters_that_they_share() -> None:
+    assert told("server: {replicas: 2}") == [
+        "server.replicas: memory:// counts in each replica alone; set counters: valkey://host:6379/0, which they share"
+    ]
+    assert told("server: {replicas: 2}\ncounters: valkey://host:6379/0") == []
+
+
 def test_models_may_stand_in_for_each_other_but_not_for_themselves() -> None:
     assert told("models: {a: {fallbacks: [b]}, b: {fallbacks: [a]}}") == []
     assert told("models: {a: {fallbacks: [b, a]}, b: {}}") == [
@@ -161,6 +168,26 @@ def test_a_teams_models_that_nothing_enforces_are_told(policies: str, enforced: 
     problems = told(f"models: {{m: {{}}}}\nteams: {{t: {{models: [m]}}}}\npolicies: {policies}")
     assert problems == ([] if enforced else ["teams.t.models: nothing enforces this; add `- use: access` to policies"])
     assert told(f"models: {{m: {{}}}}\nteams: {{t: {{keys: []}}}}\npolicies: {policies}") == []
+
+
+LIMITED = """
+models: {m: {limits: {concurrent: 1}}}
+teams: {t: {limits: {requests_per_day: 1}, users: {tokens_per_day: 1}, keys: [{}, {limits: {concurrent: 2}}]}}
+"""
+
+
+@pytest.mark.parametrize("policies", ["policies: []", "policies: [{use: access}]"])
+def test_limits_that_nothing_enforces_are_told_each_at_its_place(policies: str) -> None:
+    places = ["models.m.limits", "teams.t.limits", "teams.t.users", "teams.t.keys[1].limits"]
+    assert told(LIMITED + policies) == [
+        f"{at}: nothing enforces this; add `- use: rate_limit` to policies" for at in places
+    ]
+
+
+@pytest.mark.parametrize("policies", ["", "policies: [{use: rate_limit}]", "policies: [{use: 'acme:Limits'}]"])
+def test_limits_that_a_policy_enforces_are_no_problem_nor_are_empty_ones(policies: str) -> None:
+    assert told(LIMITED + policies) == []
+    assert told("models: {m: {limits: {}}}\nteams: {t: {limits: {concurrent: null}, users: null}}\npolicies: []") == []
 
 
 def test_headers_of_the_trace_exporter_are_checked_too() -> None:

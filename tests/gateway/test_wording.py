@@ -39,7 +39,7 @@ def one(text: str) -> str:
         ("server: 1", "c.yaml:2:9 server: expected a mapping (name: value), got a number"),
         ("servre: {}", 'c.yaml:2:1 servre: unknown word "servre"; did you mean "server"?'),
         ("store: mysql://x", "c.yaml:2:8 store: expected sqlite:///FILE"),
-        ("counters: redis://x", "c.yaml:2:11 counters: expected memory://"),
+        ("counters: memcached://x", "c.yaml:2:11 counters: expected memory://, or valkey://HOST:PORT/DB"),
         ("telemetry: {logs: {level: warn}}", 'expected debug, info, warning or error; did you mean "warning"?'),
         ("telemetry: {traces: {dear_usd: 0.0000000001}}", "must have at most 9 digits after the point"),
         ("telemetry: {traces: {dear_usd: -1}}", "must be at least 0"),
@@ -51,7 +51,7 @@ def one(text: str) -> str:
         ("models: {m: {targets: [{provider: a, model: b}], max_attempts: 99}}", "must be at most 16"),
         ("teams: {t: {models: m}}", "teams.t.models: expected a list, got text; write [a, b], or one `- ` per line"),
         ("teams: {t: {keys: [{name: a}]}}", "c.yaml:2:20 teams.t.keys[0].key: is missing"),
-        ("teams: {t: {limits: {}}}", 'unknown word "limits"; known here: keys, models, provider, content'),
+        ("teams: {t: {limit: {}}}", 'unknown word "limit"; did you mean "limits"?'),
         ("policies: [{use: 'a b'}]", "policies[0].use: expected a policy's name such as access, or module:Class"),
     ],
 )  # fmt: skip

@@ -1,0 +1,209 @@
+"""Requests, tokens and calls at once that a team, a key, a user or a model may have.
+
+Tokens are reserved when a call is admitted: a quarter of the prompt's bytes, and the most it may answer, which is the
+call's own cap times its choices; `output_tokens` where it sets none; nothing for embeddings, for uploads and for calls
+that name no model.  When the call is over, what the provider reported of all attempts takes the reservation's place;
+nothing, where nothing was sent to a provider; the reservation stays where usage is not known.
+
+A call refused by one limit takes nothing of the others.  A call that a later policy refuses, before anything was sent,
+gives its request back as well; one that the cache answers keeps it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Final, NamedTuple
+
+from pydantic import Field
+
+from gateway import settings
+from gateway.counters import Charge, Counters, Refusal, Taken
+from gateway.errors import Denied
+from gateway.exchange import Exchange
+from gateway.policy import Policy
+from gateway.tokens import by_length
+
+_MOST: Final = 1_000_000_000_000  # no limit is higher
+_CAPS: Final = ("max_completion_tokens", "max_tokens", "max_output_tokens")
+_CHOICES: Final = ("n", "best_of")
+
+
+class _Measure(NamedTuple):
+    setting: str
+    kind: str  # as the x-ratelimit headers say it; empty: they do not
+    window: float  # seconds
+    words: str
+
+
+_MEASURES: Final = (
+    _Measure("requests_per_minute", "requests", 60.0, "requests per minute"),
+    _Measure("requests_per_day", "requests", 86_400.0, "requests per day"),
+    _Measure("tokens_per_minute", "tokens", 60.0, "tokens per minute"),
+    _Measure("tokens_per_day", "tokens", 86_400.0, "tokens per day"),
+    _Measure("concurrent", "", 0.0, "calls at once"),
+)
+
+
+class _Rule(NamedTuple):
+    """One limit of one scope."""
+
+    scope: str  # in words
+    key: str  # of the counter; a user's name is still to be added to it
+    limit: int
+    measure: _Measure
+    per_user: bool
+
+
+class _Spent(NamedTuple):
+    rules: Sequence[_Rule]
+    reserved: int  # tokens
+    taken: Taken
+
+
+class RateLimit(Policy[_Spent]):
+    """Refuses a call that is over a limit; acts only where config.yaml sets limits."""
+
+    class Settings(settings.Settings):
+        output_tokens: Annotated[int, Field(ge=0, le=10_000_000)] = 1024  # reserved where a call sets no cap of its own
+
+    def __init__(
+        self,
+        said: Settings | None = None,
+        *,
+        counters: Counters,
+        teams: Mapping[str, settings.Team],
+        models: Mapping[str, settings.Model],
+    ) -> None:
+        self._output_tokens = (said or self.Settings()).output_tokens
+        self._counters = counters
+        self._teams = teams
+        self._models = models
+        self._rules: dict[tuple[str, str, str], list[_Rule]] = {}
+
+    async def admit(self, x: Exchange) -> _Spent | None:
+        caller = x.caller
+        place = (caller.team, caller.key, x.alias)
+        rules = self._rules.get(place)
+        if rules is None:
+            rules = self._rules[place] = self._find(*place)
+        if not rules:
+            return None
+        tokens = self._reserve(x) if any(rule.measure.kind == "tokens" for rule in rules) else 0
+        charges = []
+        for _, key, limit, measure, per_user in rules:
+            amount = tokens if measure.kind == "tokens" else 1
+            charges.append(Charge(key + x.user if per_user else key, amount, limit, measure.window))
+        found = await self._counters.take(charges)
+        x.reply_headers += _headers(rules, found)
+        if isinstance(found, Refusal):
+            raise _refuse(rules[found.which], tokens, found)
+        return _Spent(rules, tokens, found)
+
+    def settle(self, x: Exchange, spent: _Spent) -> None:
+        sent = any(attempt.sent for attempt in x.attempts)
+        requests = 0 if isinstance(x.error, Denied) and not sent else 1
+        tokens = _used(x, spent.reserved)
+        used = [tokens if rule.measure.kind == "tokens" else requests for rule in spent.rules]
+        self._counters.give_back(spent.taken, used)
+
+    def _find(self, team: str, key: str, model: str) -> list[_Rule]:
+        """The limits of a call, the widest first: a refusal names the team before its key."""
+        found: list[_Rule] = []
+        if (of_team := self._teams.get(team)) is not None:
+            found += _rules(f"team '{team}'", f"team {team}", of_team.limits)
+            for one in of_team.keys:
+                if one.name == key:
+                    found += _rules(f"key '{key}'", f"key {team} {key}", one.limits)
+            found += _rules("user", f"user {team}", of_team.users, per_user=True)
+        if (of_model := self._models.get(model)) is not None:
+            found += _rules(f"model '{model}'", f"model {model}", of_model.limits)
+        return found
+
+    def _reserve(self, x: Exchange) -> int:
+        """Tokens that the call may take, by the rule at the top."""
+        if not x.alias or x.upload is not None:
+            return 0
+        prompt = sum(map(by_length, x.texts())) if x.texts is not None else 0
+        prompt = prompt or -(-len(x.body) // 4)
+        if x.operation == "embeddings":
+            return prompt
+        caps = [cap for name in _CAPS if (cap := _number(x, name)) is not None]
+        choices = max(_number(x, name) or 1 for name in _CHOICES)
+        return min(prompt + (max(caps) if caps else self._output_tokens) * choices, _MOST + 1)
+
+
+def _rules(scope: str, key: str, limits: settings.Limits, per_user: bool = False) -> list[_Rule]:
+    """Names have no blanks, so that no two counters have one key; a user's name, which may, stands last."""
+    found = []
+    for measure in _MEASURES:
+        limit: int | None = getattr(limits, measure.setting)
+        if limit is not None:
+            found.append(_Rule(scope, f"{key} {measure.setting}{' ' if per_user else ''}", limit, measure, per_user))
+    return found
+
+
+def _number(x: Exchange, name: str) -> int | None:
+    raw = x.fields.get(name)
+    if raw is None:
+        return None
+    digits = bytes(raw)
+    return int(digits) if digits.isdigit() and len(digits) <= 12 else None
+
+
+def _used(x: Exchange, reserved: int) -> int:
+    """Tokens of all attempts; at least what was reserved, where a provider may have billed an amount nobody knows."""
+    known = sum(attempt.usage.input + attempt.usage.output for attempt in x.attempts if attempt.usage is not None)
+    if any(attempt.sent and attempt.usage is None and not attempt.free for attempt in x.attempts):
+        return max(known, reserved)
+    return known
+
+
+def _refuse(rule: _Rule, tokens: int, found: Refusal) -> Denied:
+    _, _, limit, measure, _ = rule
+    if found.retry_after == math.inf:
+        message = (
+            f"This call may take {tokens} tokens (its prompt, and the most it may answer); the {rule.scope} may use "
+            f"{limit} {measure.words}. Set a lower max_completion_tokens, or shorten the prompt."
+        )
+        return _denied(message, None, should_retry=False)
+    wait = max(1, math.ceil(found.retry_after))
+    if not measure.window:
+        return _denied(f"The {rule.scope} is at its limit of {limit} {measure.words}. Retry when one has ended.", wait)
+    return _denied(f"The {rule.scope} is at its limit of {limit} {measure.words}. Retry in {wait} s.", wait)
+
+
+def _denied(message: str, wait: int | None, should_retry: bool | None = None) -> Denied:
+    error = Denied(message, code="rate_limited", status=429, retry_after=wait, should_retry=should_retry)
+    error.kind = "rate_limit_error"
+    return error
+
+
+def _headers(rules: Sequence[_Rule], found: Taken | Refusal) -> list[tuple[bytes, bytes]]:
+    """Of requests and of tokens the limit that refused, else the one with the least left; as OpenAI writes them."""
+    remaining = list(found.remaining)
+    if isinstance(found, Refusal):
+        remaining[found.which] = -1
+    told: dict[str, int] = {}
+    for at, rule in enumerate(rules):
+        kind = rule.measure.kind
+        if kind and (kind not in told or remaining[at] < remaining[told[kind]]):
+            told[kind] = at
+    headers = []
+    for kind, at in told.items():
+        word = kind.encode()
+        headers.append((b"x-ratelimit-limit-" + word, b"%d" % rules[at].limit))
+        headers.append((b"x-ratelimit-remaining-" + word, b"%d" % found.remaining[at]))
+        headers.append((b"x-ratelimit-reset-" + word, _span(found.reset[at])))
+    return headers
+
+
+def _span(seconds: float) -> bytes:
+    """1s, 6m0s, 250ms: as OpenAI and Go write durations."""
+    ms = math.ceil(seconds * 1000)
+    if ms < 1000:
+        return b"%dms" % ms
+    minutes, ms = divmod(ms, 60_000)
+    hours, minutes = divmod(minutes, 60)
+    text = f"{ms / 1000:.3f}".rstrip("0").rstrip(".")
+    return f"{f'{hours}h' if hours else ''}{f'{minutes}m' if hours or minutes else ''}{text}s".encode()
