@@ -14,7 +14,6 @@ from gateway.upstream import retry_after
 from tests.running import KEY, config, running
 from tests.scripted import Asked, answer, event, events, plain, say, scripted
 
-
 pytestmark = pytest.mark.serial  # time-outs and gaps are measured
 
 
