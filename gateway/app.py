@@ -211,14 +211,20 @@ def _provider(name: str, said: Provider) -> providers.Provider:
 def _policies(config: Config, offers: Mapping[str, Any]) -> Sequence[Policy[Any]]:
     """In the order of config.yaml: that list is the registry, the on-switch and the order.
 
-    A policy's constructor names what it needs: `said`, its own Settings, and any of the offers.
+    A policy's constructor names what it needs: `settings` (or `said`), its own Settings, and any of the offers.
     """
     built = []
     for use in config.policies:
         kind = find_policy(use.use)
         settings = policy_settings(use)
         asked = inspect.signature(kind).parameters
-        policy = kind(**{name: offer for name, offer in {**offers, "said": settings}.items() if name in asked})
+        policy = kind(
+            **{
+                name: offer
+                for name, offer in {**offers, "settings": settings, "said": settings}.items()
+                if name in asked
+            }
+        )
         policy.name = use.use
         if use.fail_open is not None:
             policy.fail_open = use.fail_open

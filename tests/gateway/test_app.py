@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
+from collections.abc import Mapping
+from types import ModuleType
 from typing import Any
 
+import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
+from pydantic import BaseModel
 
+from gateway.errors import Denied
+from gateway.exchange import Exchange
 from gateway.explain import waterfall
+from gateway.policy import Policy
+from gateway.settings import Model
 from tests.otlp import Collector, attributes
 from tests.running import ADMIN, config, running
 from tests.scripted import Asked, plain, scripted
@@ -125,3 +134,31 @@ async def test_what_is_not_there_is_404_in_the_callers_shape() -> None:
         response = await gateway.client.get("/nothing/here")
     assert response.status_code == 404
     assert json.loads(response.text)["error"]["code"] == "not_found"
+
+
+class Guard(Policy[None]):
+    """An operator's own."""
+
+    class Settings(BaseModel):
+        word: str
+
+    def __init__(self, settings: Settings, models: Mapping[str, Model]) -> None:
+        self.word = settings.word
+        self.models = models
+
+    async def admit(self, x: Exchange) -> None:
+        if self.word.encode() in x.body and x.alias in self.models:
+            raise Denied("not that word", code="blocked_by_safety", status=400)
+
+
+async def test_a_policy_of_an_operators_own_is_switched_on_by_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("acme_guard")
+    module.Guard = Guard  # type: ignore[attr-defined]  # a module made by hand has no such name
+    monkeypatch.setitem(sys.modules, "acme_guard", module)
+    said = config("filled in", policies=[{"use": "acme_guard:Guard", "word": "forbidden"}])
+    async with scripted(plain) as up:
+        said["providers"]["up"]["base_url"] = up.url
+        async with running(said) as gateway:
+            assert (await gateway.chat("allowed")).status_code == 200
+            refused = await gateway.chat("forbidden")
+    assert refused.json()["error"]["code"] == "blocked_by_safety"
