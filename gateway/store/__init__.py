@@ -37,7 +37,7 @@ class DecisionRecord(Struct, frozen=True, gc=False):
     took_us: float
 
 
-class AttemptRecord(Struct, frozen=True, gc=False, kw_only=True):
+class AttemptRecord(Struct, frozen=True, gc=False):
     """One try at one target.  Times: whole microseconds since the request's start; null: it did not happen.
 
     cost_nano: nano-USD, null where it was billed and no price or no usage is known.  cost_usd: the same as exact USD.
@@ -95,7 +95,7 @@ class Content(Struct, frozen=True, gc=False):
     output: str
 
 
-class Record(Struct, frozen=True, gc=False, kw_only=True):
+class Record(Struct, frozen=True, gc=False):
     """One request, from its first byte to its bill.  `at`: RFC 3339, UTC, to the nanosecond.
 
     cost_nano is null where what an attempt costs is not known; error is null if the caller got a whole reply.
@@ -208,8 +208,7 @@ def usd(nano: int | None) -> str | None:
 
 def write_time(ns: int) -> str:
     """Nanoseconds since the epoch as RFC 3339 in UTC with nine decimals."""
-    seconds, rest = divmod(ns, 1_000_000_000)
-    return f"{_second(seconds)}.{rest:09d}Z"
+    return f"{_second(ns // 1_000_000_000)}.{str(ns).zfill(9)[-9:]}Z"
 
 
 def read_time(text: str) -> int:

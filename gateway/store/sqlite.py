@@ -10,14 +10,34 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import lru_cache
 from itertools import chain
+from operator import attrgetter
 from pathlib import Path
-from typing import Final, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 import apsw
 import msgspec
+from msgspec.structs import astuple
 
-from gateway.store import Content, Page, Query, Record, RecordRefused, StoreError, Summary, read_time, usd, write_time
+from gateway.exchange import Usage
+from gateway.store import (
+    AttemptRecord,
+    Content,
+    DecisionRecord,
+    Fault,
+    Page,
+    Query,
+    Record,
+    RecordRefused,
+    StoreError,
+    Summary,
+    Timings,
+    Tokens,
+    read_time,
+    usd,
+    write_time,
+)
 
 T = TypeVar("T")
 
@@ -82,9 +102,15 @@ _EXPIRE: Final = "DELETE FROM exchange WHERE seq IN (SELECT seq FROM exchange WH
 # Errors that lie in what was offered; every other one lies in the file or the machine, and may pass.
 _REFUSALS: Final = (apsw.ConstraintError, apsw.TooBigError, apsw.MismatchError, OverflowError, UnicodeError, TypeError)
 
+# What the columns do not tell is one blob: values in this order, without their names.
+DETAIL: Final = ("operation", "method", "path", "route", "client", "tags", "trace_id", "cache", "sent_bytes")
+_detail = attrgetter(*DETAIL)
+_ERROR: Final = AttemptRecord.__struct_fields__.index("error")
+_USAGE: Final = AttemptRecord.__struct_fields__.index("usage")
+
 _Row = tuple[str | int | bytes | None, ...]
-_encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(Record).decode
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder().decode
 
 
 class SqliteRecordStore:
@@ -173,16 +199,11 @@ class SqliteRecordStore:
 
     def _get(self, id: str) -> Record | None:
         row = self._read.execute(
-            "SELECT detail, content.input, content.output FROM exchange LEFT JOIN content USING (seq) WHERE id = ?",
+            f"SELECT {COLUMNS}, detail, asked, answered FROM exchange LEFT JOIN "  # noqa: S608  (constants only)
+            "(SELECT seq, input AS asked, output AS answered FROM content) USING (seq) WHERE id = ?",
             (id,),
         ).fetchone()
-        if row is None:
-            return None
-        detail, asked, answered = row
-        record = _decode(detail)
-        if asked is None:
-            return record
-        return msgspec.structs.replace(record, content=Content(asked, answered))
+        return None if row is None else _record(row)
 
     def _find(self, sql: str, values: Sequence[str | int], limit: int) -> Page:
         rows = self._read.execute(sql, values).fetchall()
@@ -227,11 +248,10 @@ def _transaction(connection: apsw.Connection) -> Iterator[None]:
 
 
 def _row(record: Record) -> _Row:
-    content = record.content
     attempts, tokens, error = record.attempts, record.tokens, record.error
     return (
         record.id,
-        read_time(record.at),
+        _moment(record.at),
         record.team,
         record.key,
         record.model,
@@ -247,14 +267,78 @@ def _row(record: Record) -> _Row:
         tokens.output,
         record.cost_nano,
         record.timings.total_us,
-        _encode(record if content is None else msgspec.structs.replace(record, content=None)),
+        _encode(
+            (
+                _detail(record),
+                error.message if error is not None else None,
+                [astuple(decision) for decision in record.decisions],
+                [_packed(attempt) for attempt in attempts],
+                astuple(record.timings),
+                astuple(tokens),
+            )
+        ),
     )
 
 
-def _summary(row: Sequence[object]) -> Summary:
+def _packed(attempt: AttemptRecord) -> list[object]:
+    error, usage = attempt.error, attempt.usage
+    values = list(astuple(attempt))
+    if error is not None:
+        values[_ERROR] = astuple(error)
+    if usage is not None:
+        values[_USAGE] = astuple(usage)
+    return values
+
+
+def _moment(at: str) -> int:
+    """read_time of what write_time wrote: neighbours in a batch share their second."""
+    return _second(at[:19]) + int(at[20:29]) if len(at) == 30 else read_time(at)
+
+
+@lru_cache(maxsize=64)
+def _second(second: str) -> int:
+    return read_time(second + "Z")
+
+
+def _record(row: Sequence[object]) -> Record:
+    facts = {name: fact for name, fact in _told(row).items() if name in Record.__struct_fields__}
+    plain, message, decisions, attempts, timings, tokens = _decode(cast(bytes, row[17]))
+    facts |= {name: facts[name] or "" for name in ("session", "user", "feature")}
+    facts |= zip(DETAIL, plain, strict=True)
+    facts["error"] = None if message is None else _named(Fault, (row[8], message))
+    facts["decisions"] = [_named(DecisionRecord, decision) for decision in decisions]
+    facts["attempts"] = [_unpacked(attempt) for attempt in attempts]
+    facts["timings"] = _named(Timings, timings)
+    facts["tokens"] = _named(Tokens, tokens)
+    facts["content"] = None if row[18] is None else _named(Content, row[18:])
+    return msgspec.convert(facts, Record)
+
+
+def _unpacked(values: Sequence[Any]) -> dict[str, object]:
+    facts = _named(AttemptRecord, values)
+    if values[_ERROR] is not None:
+        facts["error"] = _named(Fault, values[_ERROR])
+    if values[_USAGE] is not None:
+        facts["usage"] = _named(Usage, values[_USAGE])
+    return facts
+
+
+def _named(kind: type[msgspec.Struct], values: Sequence[object]) -> dict[str, object]:
+    return dict(zip(kind.__struct_fields__, values, strict=True))
+
+
+def _told(row: Sequence[object]) -> dict[str, object]:
+    """What the columns say, by Summary's names."""
     facts = dict(zip(Summary.__struct_fields__, (*row[:16], None, row[16]), strict=True))
-    facts |= {"at": write_time(cast(int, row[1])), "stream": bool(row[9]), "cost_usd": usd(cast("int | None", row[15]))}
-    return msgspec.convert(facts, Summary)
+    return facts | {
+        "at": write_time(cast(int, row[1])),
+        "stream": bool(row[9]),
+        "cost_usd": usd(cast("int | None", row[15])),
+    }
+
+
+def _summary(row: Sequence[object]) -> Summary:
+    return msgspec.convert(_told(row), Summary)
 
 
 def _select(query: Query) -> tuple[str, list[str | int]]:

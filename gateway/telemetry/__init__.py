@@ -61,11 +61,12 @@ class Outbox(Generic[Item]):
 
     def put(self, item: Item) -> None:
         """Never blocks."""
-        if len(self._items) >= self._limit:
+        items = self._items
+        if len(items) >= self._limit:
             self._refused += 1
             return
-        self._items.append(item)
-        if not self._wake.is_set():
+        items.append(item)
+        if len(items) == 1:  # it was empty: the thread may sleep; while others wait, it was woken for them
             self._wake.set()
 
     async def aclose(self, seconds: float) -> None:

@@ -14,7 +14,7 @@ import msgspec
 
 from gateway import __version__
 from gateway.errors import ClientGone
-from gateway.exchange import Exchange
+from gateway.exchange import Attempt, Exchange
 from gateway.settings import Logs
 from gateway.telemetry import Outbox, log
 
@@ -76,7 +76,7 @@ class AccessLog:
 
     def __init__(self, logs: Logs, stream: IO[bytes] | None = None) -> None:
         self._stream = sys.stdout.buffer if stream is None else stream
-        self._line: Callable[[dict[str, Any]], bytes] = _writer(logs.format, _text)
+        self._line = _teller(logs.format)
         self._lines: Outbox[Exchange] = Outbox("access log", self._write, logs.queue, WRITE_SECONDS, WRITE_LINES)
 
     @property
@@ -98,52 +98,111 @@ class AccessLog:
         lines, lost = [], 0
         for x in exchanges:
             try:
-                lines.append(self._line(_facts(x)))
+                lines.append(self._line(x))
             except Exception:  # one request that cannot be told must not take the others along
                 log.exception("no line could be made of request %s", x.id)
                 lost += 1
-        self._stream.write(b"".join(lines))
+        self._stream.write(_safe(b"".join(lines)))
         self._stream.flush()
         return lost
 
 
-def _facts(x: Exchange) -> dict[str, Any]:
+class _Told(msgspec.Struct, gc=False):
     """What is told of a request.  Money is a decimal string of USD; None means it did not happen or is not known."""
-    last, cost = x.final, x.cost
-    used = [attempt.usage for attempt in x.attempts if attempt.usage is not None]
-    return {
-        "timestamp": _time(x.started_at + x.ended - x.started),
-        "severity_text": _level(x),
-        "message": f"{x.method} {x.path[:LONGEST]} {x.status or '-'}",
-        "request_id": x.id,
-        "team": x.caller.team or None,
-        "key": x.caller.key or None,
-        "endpoint": x.endpoint,
-        "method": x.method,
-        "path": x.path[:LONGEST],
-        "model": x.model[:LONGEST] or None,
-        "served": last.target.model if last else None,
-        "provider": last.target.provider.name if last else None,
-        "attempts": len(x.attempts),
-        "status": x.status or None,
-        "code": x.error.code if x.error is not None else None,
-        "stream": x.stream,
-        "cache": x.cache or None,
-        "ttft_ms": _ms(x.first_byte - x.started) if x.first_byte and x.status < 400 else None,
-        "duration_ms": _ms(x.ended - x.started),
-        "overhead_ms": _ms(x.overhead),
-        "input_tokens": sum(usage.input for usage in used) if used else None,
-        "output_tokens": sum(usage.output for usage in used) if used else None,
-        "cached_tokens": sum(usage.cache_read for usage in used) if used else None,
-        "cost_usd": None if cost is None else f"{cost // 10**9}.{cost % 10**9:09d}",
-        "session": x.session[:LONGEST] or None,
-        "user": x.user[:LONGEST] or None,
-        "feature": x.feature[:LONGEST] or None,
-        "client": x.client or None,
-        "trace_id": f"{x.trace.trace_id:032x}",
-        "span_id": f"{x.trace.span_id:016x}",
-        "trace_flags": f"{int(x.trace.sampled):02x}",
-    }
+
+    timestamp: str
+    severity_text: str
+    message: str
+    request_id: str
+    team: str | None
+    key: str | None
+    endpoint: str
+    method: str
+    path: str
+    model: str | None
+    served: str | None
+    provider: str | None
+    attempts: int
+    status: int | None
+    code: str | None
+    stream: bool
+    cache: str | None
+    ttft_ms: float | None
+    duration_ms: float
+    overhead_ms: float
+    input_tokens: int | None
+    output_tokens: int | None
+    cached_tokens: int | None
+    cost_usd: str | None
+    session: str | None
+    user: str | None
+    feature: str | None
+    client: str | None
+    trace_id: str
+    span_id: str
+    trace_flags: str
+    severity_number: int
+
+
+def _tell(x: Exchange) -> _Told:
+    attempts, status, trace, path, level = x.attempts, x.status, x.trace, x.path[:LONGEST], _level(x)
+    target = attempts[-1].target if attempts else None
+    asked, answered, cached = _tokens(attempts)
+    return _Told(  # by position, which costs a quarter of what 32 keywords do
+        _time(x.started_at + x.ended - x.started),
+        level,
+        f"{x.method} {path} {status or '-'}",
+        x.id,
+        x.caller.team or None,
+        x.caller.key or None,
+        x.endpoint,
+        x.method,
+        path,
+        x.model[:LONGEST] or None,
+        target.model if target is not None else None,
+        target.provider.name if target is not None else None,
+        len(attempts),
+        status or None,
+        x.error.code if x.error is not None else None,
+        x.stream,
+        x.cache or None,
+        _ms(x.first_byte - x.started) if x.first_byte and status < 400 else None,
+        _ms(x.ended - x.started),
+        _ms(x.overhead),
+        asked,
+        answered,
+        cached,
+        _usd(x.cost),
+        x.session[:LONGEST] or None,
+        x.user[:LONGEST] or None,
+        x.feature[:LONGEST] or None,
+        x.client or None,
+        trace.trace_id.to_bytes(16).hex(),
+        trace.span_id.to_bytes(8).hex(),
+        "01" if trace.sampled else "00",
+        _SEVERITY[level],
+    )
+
+
+def _tokens(attempts: list[Attempt]) -> tuple[int, int, int] | tuple[None, None, None]:
+    """Input, output and cached tokens of all attempts."""
+    asked = answered = cached = 0
+    known = False
+    for attempt in attempts:
+        usage = attempt.usage
+        if usage is not None:
+            known = True
+            asked += usage.input
+            answered += usage.output
+            cached += usage.cache_read
+    return (asked, answered, cached) if known else (None, None, None)
+
+
+def _usd(nano: int | None) -> str | None:
+    if nano is None:
+        return None
+    digits = str(nano).zfill(10)
+    return f"{digits[:-9]}.{digits[-9:]}"
 
 
 def _level(x: Exchange) -> str:
@@ -153,13 +212,13 @@ def _level(x: Exchange) -> str:
 
 
 def _ms(ns: int) -> float:
-    return round(ns / 1e6, 3)
+    """To the microsecond: round() would take five times as long."""
+    return (ns + 500) // 1000 / 1000
 
 
 def _time(ns: int) -> str:
     """RFC 3339, UTC, to the microsecond."""
-    seconds, rest = divmod(ns, 10**9)
-    return f"{_second(seconds)}.{rest // 1000:06d}Z"
+    return f"{_second(ns // 10**9)}.{str(ns)[-9:-3]}Z"
 
 
 @lru_cache(maxsize=64)  # neighbours share their second
@@ -167,21 +226,25 @@ def _second(seconds: int) -> str:
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}"
 
 
+def _teller(style: str) -> Callable[[Exchange], bytes]:
+    """Exchange -> one line, still to be made _safe: which is cheaper for many at once."""
+    if style == "json":
+        return lambda x: _encode(_tell(x)) + b"\n"
+    line = _writer(style, _text)
+    return lambda x: line(msgspec.structs.asdict(_tell(x)))
+
+
 def _writer(style: str, text: Callable[[dict[str, Any]], str]) -> Callable[[dict[str, Any]], bytes]:
     """Facts -> one line.  Whatever a fact holds, it cannot end the line or move a terminal."""
     if style == "text":
         return lambda facts: text(facts).translate(_UNSAFE).encode("utf-8", "backslashreplace") + b"\n"
-    return _ecs if style == "ecs" else _json
-
-
-def _json(facts: dict[str, Any]) -> bytes:
-    facts["severity_number"] = _SEVERITY.get(facts["severity_text"], 0)
-    return _line(facts)
+    return _ecs if style == "ecs" else _line
 
 
 def _ecs(facts: dict[str, Any]) -> bytes:
     """Elastic's names; what it has none for stands under `tollkeeper.`.  Absent facts are left out."""
     shown = {_ECS.get(name) or f"tollkeeper.{name}": fact for name, fact in facts.items() if fact is not None}
+    del shown["tollkeeper.severity_number"]  # OpenTelemetry's
     shown["log.level"] = facts["severity_text"].lower()
     shown |= {"ecs.version": "8.17.0", "service.name": "tollkeeper", "service.version": __version__}
     if "duration_ms" in facts:
@@ -190,10 +253,12 @@ def _ecs(facts: dict[str, Any]) -> bytes:
 
 
 def _line(facts: dict[str, Any]) -> bytes:
-    line = _encode(facts)
-    if not line.isascii() or b"\x7f" in line:  # JSON itself escapes the rest
-        line = _UNSAFE_UTF8.sub(_escape, line)
-    return line + b"\n"
+    return _safe(_encode(facts)) + b"\n"
+
+
+def _safe(lines: bytes) -> bytes:
+    """Lines of JSON, which itself escapes the rest."""
+    return lines if lines.isascii() and b"\x7f" not in lines else _UNSAFE_UTF8.sub(_escape, lines)
 
 
 def _escape(found: re.Match[bytes]) -> bytes:
@@ -238,6 +303,7 @@ class _Formatter(logging.Formatter):
         if record.exc_info and record.exc_info[0] is not None:
             facts["error_message"] = self._mask(str(record.exc_info[1]))
             facts["stack"] = self._mask(self.formatException(record.exc_info))
+        facts["severity_number"] = _SEVERITY.get(record.levelname, 0)
         return self._line({name: fact for name, fact in facts.items() if fact is not None}).decode()[:-1]
 
     def _mask(self, text: str) -> str:

@@ -7,17 +7,20 @@ import platform
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from bisect import bisect_left
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from http import HTTPStatus
-from typing import Literal, NamedTuple, TypeVar
+from itertools import accumulate
+from operator import add
+from typing import Literal, NamedTuple
 
 import prometheus_client
-from prometheus_client import Counter, Histogram, Info
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, InfoMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector, CollectorRegistry
+from prometheus_client.samples import Exemplar
+from prometheus_client.utils import floatToGoString
 
 from gateway import __version__
 from gateway.errors import CODES, BadCall, ClientGone, Denied, GatewayError, Unavailable, Unidentified
@@ -26,25 +29,7 @@ from gateway.exchange import Attempt, Exchange, Usage
 prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series that no one reads
 
 # OTel's boundaries for generative AI, extended upwards where reasoning models do not fit.
-_DURATION = (
-    0.01,
-    0.02,
-    0.04,
-    0.08,
-    0.16,
-    0.32,
-    0.64,
-    1.28,
-    2.56,
-    5.12,
-    10.24,
-    20.48,
-    40.96,
-    81.92,
-    163.84,
-    327.68,
-    655.36,
-)
+_DURATION = tuple(round(0.01 * 2**power, 2) for power in range(17))
 _FIRST = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 15, 20, 30, 60, 120)
 _PER_TOKEN = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5, 5)
 _TOKENS = tuple(4**power for power in range(14))
@@ -119,40 +104,67 @@ _STATUSES = frozenset({499, 529, *HTTPStatus})
 _GENERATES = frozenset({"chat", "text_completion", "generate_content", "embeddings"})
 _FRESH_SECONDS = 1.0
 
-Reading = TypeVar("Reading", CounterMetricFamily, GaugeMetricFamily)
+NS = 1_000_000_000
+_Labels = tuple[str, ...]
+_Family = CounterMetricFamily | GaugeMetricFamily
+_Bucket = tuple[str, float] | tuple[str, float, Exemplar]
 
 
-@dataclass(slots=True)
+class _Histogram:
+    """Whole numbers, written by the event loop alone: nanoseconds where the metric shows seconds, or tokens."""
+
+    def __init__(self, name: str) -> None:
+        unit = _unit(name)
+        self.bounds = [round(bound * unit) for bound in _BY_NAME[name].buckets]
+        self.counts = [0] * (len(self.bounds) + 1)
+        self.sum = 0
+        self.exemplars: dict[int, tuple[int, int, int, int]] = {}  # by bucket: time, amount, trace id, span id
+
+    def observe(self, amount: int) -> None:
+        self.counts[bisect_left(self.bounds, amount)] += 1
+        self.sum += amount
+
+    def add(self, other: _Histogram) -> None:
+        self.counts = [*map(add, self.counts, other.counts)]
+        self.sum += other.sum
+        for place, exemplar in list(other.exemplars.items()):
+            self.exemplars[place] = max(exemplar, self.exemplars.get(place, exemplar))
+
+
 class _Request:
-    """The series one kind of request moves."""
+    """What one kind of request moves: how often and how long, and on streams until the first token and per token."""
 
-    requests: Counter
-    duration: Histogram
-    stream: tuple[Histogram, Histogram] | None  # until the first token, and per token after it
+    def __init__(self, labels: _Labels, outcome: _Labels, stream: bool) -> None:
+        self.labels = labels  # team, model, provider, endpoint, status
+        self.outcome = outcome  # operation, model, provider, error code
+        self.stream = stream
+        self.duration = _Histogram("gen_ai_client_operation_duration_seconds")
+        self.first = _Histogram("gen_ai_server_time_to_first_token_seconds")
+        self.per_token = _Histogram("gen_ai_server_time_per_output_token_seconds")
 
 
-@dataclass(slots=True)
-class _Spent:
-    nano: int = 0  # money stays an integer until it is shown
-
-
-@dataclass(slots=True)
 class _Try:
-    """The series one kind of attempt moves."""
+    """What one kind of attempt moves."""
 
-    attempts: Counter
-    tokens: list[Counter]  # one for each of _PARTS
-    usage: list[Histogram]  # input, output
-    spent: _Spent
+    def __init__(self, labels: _Labels, team: str, outcome: str) -> None:
+        self.labels = labels  # operation, model, provider
+        self.team = team
+        self.outcome = outcome
+        self.attempts = 0
+        self.input = _Histogram("gen_ai_client_token_usage")
+        self.output = _Histogram("gen_ai_client_token_usage")
+        self.parts = [0, 0, 0]  # the last three of _PARTS
+        self.nano = 0  # money stays an integer until it is shown
 
     def note(self, usage: Usage) -> None:
+        self.input.observe(usage.input)
+        self.output.observe(usage.output)
         write = usage.cache_write + usage.cache_write_1h
-        counts = (usage.input, usage.output, usage.cache_read, write, usage.reasoning)
-        for tokens, count in zip(self.tokens, counts, strict=True):
-            if count:
-                tokens.inc(count)
-        self.usage[0].observe(usage.input)
-        self.usage[1].observe(usage.output)
+        if usage.cache_read or write or usage.reasoning:
+            self.parts = [*map(add, self.parts, (usage.cache_read, write, usage.reasoning))]
+
+    def tokens(self) -> list[int]:
+        return [self.input.sum, self.output.sum, *self.parts]
 
 
 class Metrics:
@@ -176,66 +188,45 @@ class Metrics:
         self._running = 0
         self._requests: dict[tuple[str, str, str, str, str, int, str, bool], _Request] = {}
         self._tries: dict[tuple[str, str, str, str, str], _Try] = {}
-        self._spent: dict[tuple[str, str], _Spent] = {}
+        self._unpriced = self._missing = self._rejected = self._gone = 0
+        self._refused: dict[str, int] = {}
+        self._cached = dict.fromkeys(_CACHE, 0)
+        self._overhead = _Histogram("tollkeeper_overhead_seconds")
+        self._lag = _Histogram("tollkeeper_event_loop_lag_seconds")
         self._lock = threading.Lock()
         self._rendered: dict[str, tuple[float, bytes]] = {}
         self.registry = CollectorRegistry()
-        self._register()
-
-    def _register(self) -> None:
-        self._duration = self._histogram("gen_ai_client_operation_duration_seconds")
-        self._usage = self._histogram("gen_ai_client_token_usage")
-        self._first = self._histogram("gen_ai_server_time_to_first_token_seconds")
-        self._per_token = self._histogram("gen_ai_server_time_per_output_token_seconds")
-        self._counted = self._counter("tollkeeper_requests_total")
-        self._tokens = self._counter("tollkeeper_tokens_total")
-        self._unpriced = self._counter("tollkeeper_unpriced_requests_total")
-        self._missing = self._counter("tollkeeper_usage_missing_total")
-        self._rejected = self._counter("tollkeeper_usage_rejected_total")
-        self._overhead = self._histogram("tollkeeper_overhead_seconds")
-        self._attempts = self._counter("tollkeeper_upstream_attempts_total")
-        self._refused = self._counter("tollkeeper_refused_total")
-        cache = self._counter("tollkeeper_cache_total")
-        self._cached = {result: cache.labels(result) for result in _CACHE}
-        self._gone = self._counter("tollkeeper_client_disconnects_total")
-        self._lag = self._histogram("tollkeeper_event_loop_lag_seconds")
-        build = Info("tollkeeper_build", _BY_NAME["tollkeeper_build_info"].meaning, registry=self.registry)
-        build.info({"version": __version__, "python": platform.python_version()})
-        self.registry.register(_Readings(self))
+        self.registry.register(_Shown(self))
         prometheus_client.ProcessCollector(registry=self.registry)
         prometheus_client.PlatformCollector(registry=self.registry)
-
-    def _counter(self, name: str) -> Counter:
-        return Counter(name, _BY_NAME[name].meaning, _BY_NAME[name].labels, registry=self.registry)
-
-    def _histogram(self, name: str) -> Histogram:
-        metric = _BY_NAME[name]
-        return Histogram(name, metric.meaning, metric.labels, registry=self.registry, buckets=metric.buckets)
 
     def started(self, x: Exchange) -> None:
         self._running += 1
 
     def finished(self, x: Exchange) -> None:
         self._running -= 1
-        status, code = x.status, ""
+        status, code, attempts = x.status, "", x.attempts
         if x.error is not None:
             status, code = (x.error.status if status < 400 else status), x.error.code
             self._note_error(x.error)
-        last = x.attempts[-1].target.provider.name if x.attempts else ""
+        last = attempts[-1].target.provider.name if attempts else ""
         key = (x.caller.team, x.alias or x.model, last, x.endpoint, x.operation, status, code, x.stream)
         series = self._requests.get(key) or self._request(key)
-        series.requests.inc()
-        exemplar = None
+        took = x.ended - x.started
+        series.duration.observe(took)
         if x.trace.sampled:
-            exemplar = {"trace_id": f"{x.trace.trace_id:032x}", "span_id": f"{x.trace.span_id:016x}"}
-        series.duration.observe((x.ended - x.started) / 1e9, exemplar)
-        self._overhead.observe(x.overhead / 1e9)
+            place = bisect_left(series.duration.bounds, took)
+            series.duration.exemplars[place] = (time.time_ns(), took, x.trace.trace_id, x.trace.span_id)
+        self._overhead.observe(x.overhead)
         if x.cache:
-            (self._cached.get(x.cache) or self._cached["other"]).inc()
-        if x.attempts:
+            self._cached[x.cache if x.cache in self._cached else "other"] += 1
+        if attempts:
             self._note_attempts(x)
-        if series.stream is not None and x.first_byte and status < 400:
-            _note_stream(x, *series.stream)
+        if x.stream and x.first_byte and status < 400:
+            series.first.observe(x.first_byte - x.started)
+            usage = attempts[-1].usage if attempts else None
+            if usage is not None and usage.output > 1:
+                series.per_token.observe(round((x.ended - x.first_byte) / (usage.output - 1)))
 
     async def aclose(self) -> None:
         """There is nothing to write: what was counted is read by whoever asks."""
@@ -245,7 +236,7 @@ class Metrics:
         while True:
             due = time.perf_counter_ns() + int(every * 1e9)
             await asyncio.sleep(every)
-            self._lag.observe(max(0, time.perf_counter_ns() - due) / 1e9)
+            self._lag.observe(max(0, time.perf_counter_ns() - due))
 
     def render(self, accept: str) -> tuple[bytes, str]:
         """(body, content type), at most a second old.  Takes milliseconds: call it in a worker thread."""
@@ -261,9 +252,10 @@ class Metrics:
 
     def _note_error(self, error: GatewayError) -> None:
         if isinstance(error, ClientGone):
-            self._gone.inc()
+            self._gone += 1
         elif isinstance(error, (BadCall, Unidentified, Denied, Unavailable)):
-            self._refused.labels(_word(error.code)).inc()
+            word = _word(error.code)
+            self._refused[word] = self._refused.get(word, 0) + 1
 
     def _note_attempts(self, x: Exchange) -> None:
         unpriced = False
@@ -271,79 +263,101 @@ class Metrics:
             target, usage = attempt.target, attempt.usage
             key = (x.caller.team, target.alias, target.provider.name, x.operation, _outcome(x, attempt))
             series = self._tries.get(key) or self._try(key)
-            series.attempts.inc()
+            series.attempts += 1
             if usage is not None:
                 series.note(usage)
             if attempt.cost is None:
                 unpriced = True
             else:
-                series.spent.nano += attempt.cost
+                series.nano += attempt.cost
             if attempt.rejected:
-                self._rejected.inc()
+                self._rejected += 1
             elif attempt.complete and (usage.estimated if usage is not None else x.operation in _GENERATES):
-                self._missing.inc()
-        if unpriced:
-            self._unpriced.inc()
+                self._missing += 1
+        self._unpriced += unpriced
 
     def _request(self, key: tuple[str, str, str, str, str, int, str, bool]) -> _Request:
         """Off the fast way: names that are not configured are folded first, and never become keys."""
-        team, model, provider, endpoint, operation, status, code, stream = key
-        team, model, provider = _fold(key[:3], self._known)
+        (team, model, provider), (endpoint, operation, status, code, stream) = _fold(key[:3], self._known), key[3:]
         status = status if status in _STATUSES else status // 100 * 100
         key = (team, model, provider, endpoint, operation, status, _word(code), stream)
-        series = self._requests.get(key)
-        if series is None:
-            labels = (operation, model, provider)
-            series = self._requests[key] = _Request(
-                self._counted.labels(team, model, provider, endpoint, str(status)),
-                self._duration.labels(*labels, _word(code)),
-                (self._first.labels(*labels), self._per_token.labels(*labels)) if stream else None,
-            )
+        labels, outcome = (team, model, provider, endpoint, str(status)), (operation, model, provider, _word(code))
+        series = self._requests[key] = self._requests.get(key) or _Request(labels, outcome, stream)
         return series
 
     def _try(self, key: tuple[str, str, str, str, str]) -> _Try:
-        team, model, provider, operation, outcome = key
-        team, model, provider = _fold(key[:3], self._known)
+        (team, model, provider), (operation, outcome) = _fold(key[:3], self._known), key[3:]
         key = (team, model, provider, operation, outcome)
-        series = self._tries.get(key)
-        if series is None:
-            labels = (operation, model, provider)
-            tokens = [self._tokens.labels(team, model, part) for part in _PARTS]
-            series = self._tries[key] = _Try(
-                self._attempts.labels(provider, outcome),
-                tokens,
-                [self._usage.labels(*labels, kind) for kind in ("input", "output")],
-                self._spent.setdefault((team, model), _Spent()),
-            )
+        series = self._tries[key] = self._tries.get(key) or _Try((operation, model, provider), team, outcome)
         return series
 
 
-class _Readings(Collector):
-    """What is read when somebody asks, instead of being counted."""
+class _Shown(Collector):
+    """The figures as Prometheus's families, made when somebody asks; in another thread than the loop that counts."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
 
-    def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
+    def collect(self) -> Iterator[_Family | HistogramMetricFamily | InfoMetricFamily]:
         metrics = self._metrics
-        yield GaugeMetricFamily("tollkeeper_in_flight", _BY_NAME["tollkeeper_in_flight"].meaning, metrics._running)
-        cost = _family(CounterMetricFamily, "tollkeeper_cost_usd_total")
-        for labels, spent in list(metrics._spent.items()):
-            cost.add_metric(labels, spent.nano / 1e9)
-        yield cost
-        dropped = _family(CounterMetricFamily, "tollkeeper_telemetry_dropped_total")
-        for sink, losses in metrics._dropped.items():
-            dropped.add_metric((sink,), losses())
-        yield dropped
-        pools = _family(GaugeMetricFamily, "tollkeeper_pool_connections")
-        for provider, connections in metrics._pools.items():
-            for state, count in connections().items():
-                pools.add_metric((provider, state), count)
-        yield pools
+        requests, tries = list(metrics._requests.values()), list(metrics._tries.values())
+        streams = [r for r in requests if r.stream]
+        yield _histogram("gen_ai_client_operation_duration_seconds", ((r.outcome, r.duration) for r in requests))
+        usage = ((t.labels + kind, h) for t in tries for kind, h in ((("input",), t.input), (("output",), t.output)))
+        yield _histogram("gen_ai_client_token_usage", usage)
+        yield _histogram("gen_ai_server_time_to_first_token_seconds", ((r.outcome[:3], r.first) for r in streams))
+        yield _histogram("gen_ai_server_time_per_output_token_seconds", ((r.outcome[:3], r.per_token) for r in streams))
+        yield _family("tollkeeper_requests_total", ((r.labels, sum(r.duration.counts)) for r in requests))
+        tokens = (((t.team, t.labels[1], part), n) for t in tries for part, n in zip(_PARTS, t.tokens(), strict=True))
+        yield _family("tollkeeper_tokens_total", tokens)
+        yield _family("tollkeeper_unpriced_requests_total", [((), metrics._unpriced)])
+        yield _family("tollkeeper_usage_missing_total", [((), metrics._missing)])
+        yield _family("tollkeeper_usage_rejected_total", [((), metrics._rejected)])
+        yield _histogram("tollkeeper_overhead_seconds", [((), metrics._overhead)])
+        yield _family("tollkeeper_upstream_attempts_total", (((t.labels[2], t.outcome), t.attempts) for t in tries))
+        yield _family("tollkeeper_refused_total", (((why,), n) for why, n in list(metrics._refused.items())))
+        yield _family("tollkeeper_cache_total", (((result,), n) for result, n in metrics._cached.items()))
+        yield _family("tollkeeper_client_disconnects_total", [((), metrics._gone)])
+        yield _histogram("tollkeeper_event_loop_lag_seconds", [((), metrics._lag)])
+        build = {"version": __version__, "python": platform.python_version()}
+        yield InfoMetricFamily("tollkeeper_build", _BY_NAME["tollkeeper_build_info"].meaning, build)
+        yield _family("tollkeeper_in_flight", [((), metrics._running)])
+        yield _family("tollkeeper_cost_usd_total", (((t.team, t.labels[1]), t.nano) for t in tries), NS)
+        yield _family("tollkeeper_telemetry_dropped_total", (((sink,), n()) for sink, n in metrics._dropped.items()))
+        pools = (((name, state), n) for name, read in metrics._pools.items() for state, n in read().items())
+        yield _family("tollkeeper_pool_connections", pools)
 
 
-def _family(make: Callable[..., Reading], name: str) -> Reading:
-    return make(name, _BY_NAME[name].meaning, labels=_BY_NAME[name].labels)
+def _family(name: str, pairs: Iterable[tuple[_Labels, int]], unit: int = 1) -> _Family:
+    """Sums what has the same labels.  unit: by how much the sums are divided."""
+    make = CounterMetricFamily if _BY_NAME[name].type == "counter" else GaugeMetricFamily
+    family = make(name, _BY_NAME[name].meaning, labels=_BY_NAME[name].labels)
+    sums: dict[_Labels, int] = {}
+    for labels, count in pairs:
+        sums[labels] = sums.get(labels, 0) + count
+    for labels, total in sums.items():
+        family.add_metric(labels, total / unit)
+    return family
+
+
+def _histogram(name: str, pairs: Iterable[tuple[_Labels, _Histogram]]) -> HistogramMetricFamily:
+    metric, unit = _BY_NAME[name], _unit(name)
+    family = HistogramMetricFamily(name, metric.meaning, labels=metric.labels)
+    bounds: list[str] = [*map(floatToGoString, (*metric.buckets, float("inf")))]
+    sums: dict[_Labels, _Histogram] = {}
+    for labels, histogram in pairs:
+        sums.setdefault(labels, _Histogram(name)).add(histogram)
+    for labels, total in sums.items():
+        buckets: list[_Bucket] = [*zip(bounds, map(float, accumulate(total.counts)), strict=True)]
+        for place, (at, amount, trace, span) in total.exemplars.items():
+            ids = {"trace_id": f"{trace:032x}", "span_id": f"{span:016x}"}
+            buckets[place] = (*buckets[place][:2], Exemplar(ids, amount / unit, at / NS))
+        family.add_metric(labels, buckets, total.sum / unit)
+    return family
+
+
+def _unit(name: str) -> int:
+    return NS if name.endswith("_seconds") else 1
 
 
 def _fold(names: tuple[str, str, str], known: tuple[frozenset[str], ...]) -> list[str]:
@@ -355,41 +369,30 @@ def _word(code: str) -> str:
     return code if not code or code in CODES else "other"
 
 
-def _note_stream(x: Exchange, first: Histogram, per_token: Histogram) -> None:
-    first.observe((x.first_byte - x.started) / 1e9)
-    usage = x.attempts[-1].usage if x.attempts else None
-    if usage is not None and usage.output > 1:
-        per_token.observe((x.ended - x.first_byte) / 1e9 / (usage.output - 1))
-
-
 def _outcome(x: Exchange, attempt: Attempt) -> str:
+    if attempt.complete and attempt.error is None:
+        return "ok"
     if isinstance(attempt.error, ClientGone) and not isinstance(x.error, ClientGone):
         return "stopped"  # nobody hung up: the answer was not wanted any more
-    if attempt.error is not None:
-        return _word(attempt.error.code)
-    return "ok" if attempt.complete else "incomplete"
+    return _word(attempt.error.code) if attempt.error is not None else "incomplete"
 
 
 def document() -> str:
     """docs/metrics.md."""
     lines = [
-        "# Metrics",
-        "",
+        "# Metrics\n",
         "Prometheus reads these at `/metrics`. Names that begin with `gen_ai_` are OpenTelemetry's for generative AI,",
         "as Prometheus spells them. `team`, `model` and `provider` take only names from the configuration: any other",
         "becomes `other`, and a missing one `none`, so that no caller can add series. The process's own figures",
-        "(`process_*`, `python_info`) stand beside them. `python -m gateway.telemetry.metrics` prints this page.",
-        "",
+        "(`process_*`, `python_info`) stand beside them. `python -m gateway.telemetry.metrics` prints this page.\n",
         "| name | type | labels | meaning |",
         "|---|---|---|---|",
     ]
     for metric in METRICS:
         labels = ", ".join(f"`{label}`" for label in metric.labels) or "–"
         lines.append(f"| `{metric.name}` | {metric.type} | {labels} | {metric.meaning} |")
-    lines += ["", "Upper bounds of the histograms' buckets:", ""]
-    for metric in METRICS:
-        if metric.buckets:
-            lines.append(f"* `{metric.name}`: {', '.join(map(str, metric.buckets))}")
+    lines.append("\nUpper bounds of the histograms' buckets:\n")
+    lines += [f"* `{metric.name}`: {', '.join(map(str, metric.buckets))}" for metric in METRICS if metric.buckets]
     return "\n".join(lines) + "\n"
 
 

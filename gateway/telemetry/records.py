@@ -219,61 +219,61 @@ def _resolve(futures: list[Future[None]]) -> None:
 def build(x: Exchange) -> Record:
     """The record of a finished exchange."""
     cost = x.cost
-    return Record(
-        id=x.id,
-        at=write_time(x.started_at),
-        team=x.caller.team,
-        key=x.caller.key,
-        endpoint=x.endpoint,
-        operation=x.operation,
-        method=x.method,
-        path=x.path,
-        route=x.route,
-        model=x.model[:TEXT_CHARS],
-        stream=x.stream,
-        client=x.client,
-        session=x.session[:TEXT_CHARS],
-        user=x.user[:TEXT_CHARS],
-        feature=x.feature[:TEXT_CHARS],
-        tags=x.tags,
-        trace_id=f"{x.trace.trace_id:032x}",
-        status=x.status,
-        error=_fault(x.error, x),
-        cache=x.cache,
-        decisions=[DecisionRecord(d.policy, d.hook, d.outcome, d.took / 1000) for d in x.decisions],
-        attempts=[_attempt(attempt, x) for attempt in x.attempts],
-        timings=_timings(x),
-        tokens=_tokens(x.attempts),
-        cost_nano=cost,
-        cost_usd=usd(cost),
-        sent_bytes=x.sent_bytes,
-        content=None if x.caller.content == "none" else _content(x),
+    return Record(  # by position, in its own order: 28 keywords take six times as long
+        x.id,
+        write_time(x.started_at),
+        x.caller.team,
+        x.caller.key,
+        x.endpoint,
+        x.operation,
+        x.method,
+        x.path,
+        x.route,
+        x.model[:TEXT_CHARS],
+        x.stream,
+        x.client,
+        x.session[:TEXT_CHARS],
+        x.user[:TEXT_CHARS],
+        x.feature[:TEXT_CHARS],
+        x.tags,
+        x.trace.trace_id.to_bytes(16).hex(),
+        x.status,
+        _fault(x.error, x) if x.error is not None else None,
+        x.cache,
+        [DecisionRecord(d.policy, d.hook, d.outcome, d.took / 1000) for d in x.decisions],
+        [_attempt(attempt, x) for attempt in x.attempts],
+        _timings(x),
+        _tokens(x.attempts),
+        cost,
+        usd(cost),
+        x.sent_bytes,
+        None if x.caller.content == "none" else _content(x),
     )
 
 
 def _attempt(attempt: Attempt, x: Exchange) -> AttemptRecord:
     started, answer = x.started, attempt.answer
-    return AttemptRecord(
-        provider=attempt.target.provider.name,
-        model=attempt.target.model,
-        why=attempt.why,
-        status=attempt.status,
-        error=_fault(attempt.error, x, attempt.status),
-        started_us=(attempt.started - started) // 1000 if attempt.started else None,
-        sent_us=(attempt.sent - started) // 1000 if attempt.sent else None,
-        headers_us=(attempt.headers - started) // 1000 if attempt.headers else None,
-        first_byte_us=(attempt.first_byte - started) // 1000 if attempt.first_byte else None,
-        ended_us=(attempt.ended - started) // 1000 if attempt.ended else None,
-        usage=attempt.usage,
-        cost_usd=usd(attempt.cost),
-        cost_nano=attempt.cost,
-        price_revision=attempt.price,
-        finish=answer.finish,
-        response_id=answer.id,
-        response_model=answer.model,
-        provider_request_id=attempt.provider_request_id,
-        complete=attempt.complete,
-        free=attempt.free,
+    return AttemptRecord(  # by position, likewise
+        attempt.target.provider.name,
+        attempt.target.model,
+        attempt.why,
+        attempt.status,
+        _fault(attempt.error, x, attempt.status) if attempt.error is not None else None,
+        (attempt.started - started) // 1000 if attempt.started else None,
+        (attempt.sent - started) // 1000 if attempt.sent else None,
+        (attempt.headers - started) // 1000 if attempt.headers else None,
+        (attempt.first_byte - started) // 1000 if attempt.first_byte else None,
+        (attempt.ended - started) // 1000 if attempt.ended else None,
+        attempt.usage,
+        usd(attempt.cost),
+        attempt.cost,
+        attempt.price,
+        answer.finish,
+        answer.id,
+        answer.model,
+        attempt.provider_request_id,
+        attempt.complete,
+        attempt.free,
     )
 
 
@@ -302,13 +302,11 @@ def _tokens(attempts: list[Attempt]) -> Tokens:
     return Tokens(asked, answered, read, written, reasoning, estimated)
 
 
-def _fault(error: GatewayError | None, x: Exchange, status: int | None = None) -> Fault | None:
+def _fault(error: GatewayError, x: Exchange, status: int | None = None) -> Fault:
     """A provider's words may repeat the prompt or a key: kept only where content is, and then without what is obvious.
 
     status: what the provider answered with, 0 where it did not: then the words are ours.  None: as the last attempt's.
     """
-    if error is None:
-        return None
     if status is None:
         status = x.attempts[-1].status if x.attempts else 0
     if not isinstance(error, UpstreamError) or error.code in _OUR_WORDS or status == 0:

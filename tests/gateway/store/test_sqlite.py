@@ -15,7 +15,19 @@ import apsw
 import msgspec
 import pytest
 
-from gateway.store import Content, Fault, Query, Record, RecordRefused, StoreError, write_time
+from gateway.exchange import Usage
+from gateway.store import (
+    Content,
+    DecisionRecord,
+    Fault,
+    Query,
+    Record,
+    RecordRefused,
+    StoreError,
+    Timings,
+    Tokens,
+    write_time,
+)
 from gateway.store.sqlite import BUSY_MS, MIGRATIONS, SqliteRecordStore, _select
 
 START = 1_760_000_000_000_000_000
@@ -24,56 +36,20 @@ HOSTILE = ["' OR '1'='1", "x'; DROP TABLE exchange; --", '" OR ""="', "%", "_", 
 
 def record(number: int, **said: Any) -> Record:
     attempt = {
-        "provider": said.pop("provider", "openai"),
-        "model": "gpt",
-        "why": "first",
-        "status": 200,
-        "error": None,
-        "started_us": 1,
-        "sent_us": 2,
-        "headers_us": 3,
-        "first_byte_us": 4,
-        "ended_us": 5,
-        "usage": {"input": 3, "output": 4},
-        "cost_usd": "0.0000015",
-        "cost_nano": 1500,
-        "price_revision": "p1",
-        "finish": ["stop"],
-        "response_id": "r",
-        "response_model": "gpt-1",
-        "provider_request_id": "q",
-        "complete": True,
-        "free": False,
-    }
+        "provider": said.pop("provider", "openai"), "model": "gpt", "why": "first", "status": 200, "error": None,
+        "started_us": 1, "sent_us": 2, "headers_us": 3, "first_byte_us": 4, "ended_us": 5,
+        "usage": {"input": 3, "output": 4}, "cost_usd": "0.0000015", "cost_nano": 1500, "price_revision": "p1",
+        "finish": ["stop"], "response_id": "r", "response_model": "gpt-1", "provider_request_id": "q",
+        "complete": True, "free": False,
+    }  # fmt: skip
     facts = {
-        "id": f"req_{number:032x}",
-        "at": write_time(START + said.pop("at", number)),
-        "team": "checkout",
-        "key": "web",
-        "endpoint": "chat",
-        "operation": "chat",
-        "method": "POST",
-        "path": "/v1/chat/completions",
-        "route": "/v1/chat",
-        "model": "gpt",
-        "stream": False,
-        "client": "10.0.0.1",
-        "session": "",
-        "user": "",
-        "feature": "",
-        "tags": ["a"],
-        "trace_id": "0" * 32,
-        "status": 200,
-        "error": None,
-        "cache": "",
-        "decisions": [],
-        "attempts": [attempt],
-        "timings": {"total_us": 10, "overhead_us": 1, "first_byte_us": 9, "upstream_us": 8},
-        "tokens": {"input": 3, "output": 4},
-        "cost_nano": 1500,
-        "cost_usd": "0.0000015",
-        "sent_bytes": 99,
-    }
+        "id": f"req_{number:032x}", "at": write_time(START + said.pop("at", number)), "team": "checkout", "key": "web",
+        "endpoint": "chat", "operation": "chat", "method": "POST", "path": "/v1/chat/completions", "route": "/v1/chat",
+        "model": "gpt", "stream": False, "client": "10.0.0.1", "session": "", "user": "", "feature": "",
+        "tags": ["a"], "trace_id": "0" * 32, "status": 200, "error": None, "cache": "", "decisions": [],
+        "attempts": [attempt], "timings": {"total_us": 10, "overhead_us": 1, "first_byte_us": 9, "upstream_us": 8},
+        "tokens": {"input": 3, "output": 4}, "cost_nano": 1500, "cost_usd": "0.0000015", "sent_bytes": 99,
+    }  # fmt: skip
     return msgspec.convert(facts | said, Record)
 
 
@@ -95,6 +71,25 @@ async def test_a_record_comes_back_as_it_was_written_with_its_content(store: Sql
     assert await store.get(plain.id) == plain
     assert await store.get(told.id) == told
     assert await store.get("req_none") is None
+
+
+async def test_nothing_of_a_long_story_is_lost_on_the_way_to_the_file_and_back(store: SqliteRecordStore) -> None:
+    won = record(1).attempts[0]
+    usage = Usage(**{name: n for n, name in enumerate(Usage.__struct_fields__[:-1], 1)}, estimated=True)
+    story = record(
+        1, at=-START + 1, operation="o", method="m", path="p", route="t", client="c", cache="hit", trace_id="1" * 32,
+        sent_bytes=7, tags=[], session="s", user="u", feature="f", stream=True, error=Fault("broken", "words"),
+        decisions=[DecisionRecord("access", "admit", "passed", 12.345), DecisionRecord("b", "settle", "failed", 0.0)],
+        timings=Timings(10, 1, None, 8), tokens=Tokens(1, 2, 3, 4, 5, True), cost_nano=None, cost_usd=None,
+    )  # fmt: skip
+    failed = msgspec.structs.replace(
+        won, error=Fault("upstream_auth", "no"), usage=None, sent_us=None, cost_nano=None, cost_usd=None, finish=[]
+    )
+    story = msgspec.structs.replace(story, attempts=[failed, msgspec.structs.replace(won, usage=usage)])
+    none = msgspec.structs.replace(story, id="req_none", attempts=[], decisions=[], error=None)
+    store.write([story, none])
+    assert await store.get(story.id) == story
+    assert await store.get(none.id) == none
 
 
 async def test_a_line_of_the_list_says_what_the_record_says(store: SqliteRecordStore) -> None:

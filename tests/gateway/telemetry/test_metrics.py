@@ -210,6 +210,30 @@ def test_ten_thousand_requests_of_random_names_add_one_series_per_metric(make: A
     assert value(watch, "tollkeeper_requests_total", team="none", code="401") == 1
 
 
+def test_requests_of_two_teams_are_one_series_where_the_team_is_no_label_with_the_newest_exemplar(make: Any) -> None:
+    watch = metrics()
+    for number, team in enumerate(("checkout", "search", "checkout"), 1):
+        tell(watch, make.answered(caller=Caller(team, "k"), trace=Trace(number, 0, number, True)))
+    assert value(watch, "gen_ai_client_operation_duration_seconds_count") == 3
+    assert value(watch, "gen_ai_client_token_usage_count", gen_ai_token_type="input") == 3
+    assert value(watch, "tollkeeper_requests_total", team="checkout") == 2
+    body, _ = watch.render(OPEN)
+    found = [s.exemplar.labels for f in read_open(body.decode()) for s in f.samples if s.exemplar]
+    assert found == [{"trace_id": f"{3:032x}", "span_id": f"{3:016x}"}]
+
+
+@pytest.mark.parametrize(("ns", "bound"), [(10_000_000, "0.01"), (10_000_001, "0.02"), (10**15, "+Inf")])
+def test_a_duration_counts_in_the_first_bucket_that_is_not_below_it(make: Any, ns: int, bound: str) -> None:
+    watch = metrics()
+    x = make.answered()
+    x.ended = x.started + ns
+    tell(watch, x)
+    name = "gen_ai_client_operation_duration_seconds_bucket"
+    bounds = sorted({float(dict(labels)["le"]) for found, labels in series(watch) if found == name})
+    full = [le for le in bounds if value(watch, name, le="+Inf" if le == float("inf") else str(le))]
+    assert full == [le for le in bounds if le >= float(bound)]
+
+
 def test_exemplars_are_shown_for_sampled_traces_only_and_in_openmetrics_only(make: Any) -> None:
     watch = metrics()
     tell(watch, make.answered())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 
 import pytest
@@ -42,6 +43,29 @@ def test_an_item_is_written_after_the_delay_without_being_asked() -> None:
         box.put(1)
         assert seen.wait(2)
         assert time.perf_counter() - began >= 0.04
+    box.close(1)
+
+
+class Late(deque[int]):
+    """A queue into which an item comes just after the thread has emptied it and gone to sleep."""
+
+    def append(self, item: int) -> None:
+        while self:
+            time.sleep(0.001)
+        time.sleep(0.02)
+        super().append(item)
+
+
+def test_an_item_that_comes_while_the_thread_falls_asleep_is_not_forgotten() -> None:
+    seen: list[int] = []
+    box: Outbox[int] = Outbox("test", lambda items: seen.extend(items) or 0, limit=10, delay=0.05, batch=1)
+    box._items = Late()
+    box.put(1)
+    box.put(2)  # there is one in the queue when this is called, and none when it is appended
+    deadline = time.monotonic() + 2
+    while len(seen) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert seen == [1, 2]
     box.close(1)
 
 
