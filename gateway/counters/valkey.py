@@ -253,7 +253,9 @@ class ValkeyCounters:
     async def _tend(self) -> None:
         """Tells the server what is given back, keeps the leases, and looks whether it is there again."""
         kept = time.monotonic()
-        while not self._closing:
+        task = asyncio.current_task()
+        assert task is not None
+        while not (self._closing or task.cancelling()):  # redis-py was seen to swallow a cancellation
             await self._pause(kept + KEEP - time.monotonic())
             try:
                 await self._settle()
