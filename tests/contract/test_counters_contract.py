@@ -15,6 +15,8 @@ from gateway.counters.memory import MemoryCounters
 from gateway.counters.valkey import ValkeyCounters
 from tests.valkeys import Valkey, valkey
 
+pytestmark = pytest.mark.serial  # a server that answers late is left alone, as it should be
+
 WINDOW = 0.6  # seconds; a step is 10 ms
 STEP = WINDOW / SLOTS
 

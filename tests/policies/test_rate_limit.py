@@ -27,6 +27,8 @@ from tests.running import KEY, Running, config, running
 from tests.scripted import DONE, Asked, Scripted, answer, event, plain, say, scripted
 from tests.valkeys import Valkey, valkey
 
+pytestmark = pytest.mark.serial  # a server that answers late is left alone, as it should be
+
 OTHER = "tk-test-key-of-the-other-application"
 KEYS = {"keys": [{"name": "web", "key": KEY}, {"name": "batch", "key": OTHER}]}
 

@@ -10,6 +10,8 @@ import pytest
 from gateway.counters import SLOTS, Charge, Refusal, Taken
 from gateway.counters.memory import MemoryCounters
 
+pytestmark = pytest.mark.serial  # a server that answers late is left alone, as it should be
+
 
 class Clock:
     def __init__(self) -> None:

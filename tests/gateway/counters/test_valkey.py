@@ -24,6 +24,8 @@ from gateway.counters.memory import MemoryCounters
 from gateway.counters.valkey import ValkeyCounters
 from tests.valkeys import Valkey, valkey
 
+pytestmark = pytest.mark.serial  # a server that answers late is left alone, as it should be
+
 ONE = Charge("a", 1, 30, 60.0)
 RUNNING = Charge("r", 1, 6, 0)
 
