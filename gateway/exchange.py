@@ -157,6 +157,7 @@ class Exchange(Struct, eq=False):
     first_byte: int = 0  # the answer's first byte left for the caller
     ended: int = 0
     sent_bytes: int = 0
+    kept: bool = False  # an observer reads what was asked later on, in its thread
     draining: bool = False  # the caller hung up; the answer is read to its end for its usage
     upstream: int = 0  # ns spent waiting for providers before the first byte left
     error: GatewayError | None = None  # None if and only if the caller received a complete reply
@@ -166,6 +167,11 @@ class Exchange(Struct, eq=False):
     def final(self) -> Attempt | None:
         """The attempt that answered, or the last that failed."""
         return self.attempts[-1] if self.attempts else None
+
+    def forget(self) -> None:
+        """Lets go of what was asked, once nobody will read it."""
+        self.body, self.fields, self.call, self.texts, self.headers, self.upload = b"", {}, None, None, {}, None
+        self.reader = self.answer = None  # they may hold the exchange itself
 
     @property
     def overhead(self) -> int:

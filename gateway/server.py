@@ -189,6 +189,8 @@ class Door(HttpToolsProtocol):
         cycle.on_response()
 
     def on_response_complete(self) -> None:
+        if self.running is not None:
+            self.running.scope["hangup"].whole = None  # type: ignore[typeddict-item]  # ours; else a circle is left
         super().on_response_complete()
         if self.answered_early():  # the rest is read and thrown away, so that the answer is not lost in a reset
             self.deadline = time.monotonic() + LINGER_SECONDS
