@@ -91,12 +91,8 @@ class Traces:
         """Nothing yet: the exchange itself is the note."""
 
     def finished(self, x: Exchange) -> None:
-        if x.trace.sampled or x.ended - x.started >= self._slow or (x.error is not None and _tells(x)):
-            x.kept = True
-            self._building.put(x)
-            return
-        cost = x.cost
-        if cost is not None and cost >= self._dear:
+        told = x.trace.sampled or x.ended - x.started >= self._slow or (x.error is not None and _tells(x))
+        if told or ((cost := x.cost) is not None and cost >= self._dear):
             x.kept = True
             self._building.put(x)
 
