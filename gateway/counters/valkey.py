@@ -35,7 +35,7 @@ from redis.exceptions import TimeoutError as Late
 from gateway.counters import Charge, Counters, Refusal, Taken
 
 PATIENCE: Final = 0.3  # seconds a request waits for the server, with everything
-ANSWER: Final = 0.1  # seconds the server has for connecting, and for each answer
+ANSWER: Final = 0.1  # seconds; a server that needs longer is left alone for a while
 PROBE: Final = 0.5  # seconds between two looks at a server that is away
 KEEP: Final = 15.0  # seconds between two renewals of leases; they end after 45 (take.lua)
 FORGET: Final = 25.0  # seconds after which a call that was not answered is not asked again: its record ends after 30
@@ -81,11 +81,13 @@ class _Call:
 class ValkeyCounters:
     """Counters in a server.  Belongs to one event loop; nothing runs before the first take."""
 
-    def __init__(self, url: str, fallback: Counters, replicas: int = 1, connections: int = 64) -> None:
+    def __init__(
+        self, url: str, fallback: Counters, replicas: int = 1, connections: int = 64, patience: float = ANSWER
+    ) -> None:
         """url: valkey://host:6379/0, redis:// the same, valkeys:// or rediss:// with TLS.
 
         fallback: counts while the server is away.  replicas: gateways that share the server; each then holds
-        limit / replicas, and at least 1.
+        limit / replicas, and at least 1.  patience: seconds the server has for connecting, and for each answer.
         """
         self.degraded = False
         self._fallback = fallback
@@ -93,9 +95,9 @@ class ValkeyCounters:
         pool = BlockingConnectionPool.from_url(
             url.replace("valkey", "redis", 1) if url.startswith("valkey") else url,
             max_connections=connections,
-            timeout=ANSWER,
-            socket_timeout=ANSWER,
-            socket_connect_timeout=ANSWER,
+            timeout=patience,
+            socket_timeout=patience,
+            socket_connect_timeout=patience,
             retry=Retry(NoBackoff(), 0),
             protocol=3,
             health_check_interval=30,

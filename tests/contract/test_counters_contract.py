@@ -33,10 +33,11 @@ async def counters(request: pytest.FixtureRequest, server: Valkey) -> AsyncItera
         yield MemoryCounters()
         return
     assert server.say("FLUSHALL") == "+OK"
-    counters = ValkeyCounters(server.url, MemoryCounters())
+    counters = ValkeyCounters(server.url, MemoryCounters(), patience=5.0)  # what a late server does is told elsewhere
     yield counters
-    assert not counters.degraded, "the server was away: what was tested is the fallback"
+    degraded = counters.degraded
     await counters.aclose()
+    assert not degraded, "the server was away: what was tested is the fallback"
 
 
 def requests(limit: int, key: str = "a", amount: int = 1, window: float = WINDOW) -> Charge:

@@ -337,7 +337,7 @@ async def test_three_gateways_that_share_a_server_hold_one_limit(server: Valkey)
     async with AsyncExitStack() as stack:
         gateways = []
         for _ in range(3):
-            shared = ValkeyCounters(server.url, MemoryCounters(), 3)
+            shared = ValkeyCounters(server.url, MemoryCounters(), 3, patience=5.0)
             gateway, up = await stack.enter_async_context(limited(limiter(limits, counters=shared)))
             stack.push_async_callback(shared.aclose)
             gateways.append((gateway, up))
@@ -376,7 +376,7 @@ async def test_after_calls_of_every_ending_nothing_runs_any_more(kind: str, call
     counters: Counters = MemoryCounters()
     if kind == "valkey":
         server.say("FLUSHALL")
-        counters = ValkeyCounters(server.url, MemoryCounters())
+        counters = ValkeyCounters(server.url, MemoryCounters(), patience=5.0)
     limits = Limits(concurrent=34, tokens_per_minute=10**9, requests_per_minute=10**6)
     providers = {"up": {"timeouts": {"first_byte": 0.05}, "max_connections": 512}}
     policy = limiter(limits, users=Limits(concurrent=34), counters=counters)
