@@ -192,6 +192,8 @@ class Pipeline:
         if not attempt.ended:
             attempt.ended = clock()
         if attempt.complete:
+            if attempt.usage is None and x.texts is not None:  # the caller hung up while it was counted
+                self.meter.estimate_now(x, attempt)
             return
         if attempt.error is None:
             cause = sys.exception()

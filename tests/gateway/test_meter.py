@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from typing import Any
 
+import httpx2
 import pytest
 
 from gateway import tokens
@@ -136,3 +139,25 @@ async def test_what_a_team_asks_to_be_kept_is_kept_and_nothing_else_is() -> None
             record = await gateway.record(x.id)
     assert record.content is not None
     assert "sentinel" in record.content.input
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_caller_who_hangs_up_while_tokens_are_counted_pays_for_the_answer(
+    stream: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def never(pieces: Sequence[str], model: str) -> int:
+        await asyncio.sleep(60)
+        return 0
+
+    monkeypatch.setattr(tokens, "estimate", never)  # the caller is gone before the count is there
+    async with scripted(script(None)) as up, running(config(up.url)) as gateway:
+        call = {"model": "m", "stream": stream, "messages": [{"role": "user", "content": LONG}]}
+        with pytest.raises(httpx2.ReadTimeout):
+            await gateway.client.post("/v1/chat/completions", json=call, timeout=0.3)
+        x = await gateway.finished()
+    usage = x.attempts[0].usage
+    assert usage is not None
+    assert usage.estimated
+    assert usage.output >= tokens.by_length(LONG) // 2
+    assert x.cost == usage.input * 1000 + usage.output * 2000
+    assert x.cost > 0
