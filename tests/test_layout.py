@@ -21,7 +21,7 @@ SOURCES = sorted(file for package in ("gateway", "policies") for file in (ROOT /
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 NAMES = {file: str(file.relative_to(ROOT)) for file in [*SOURCES, *TESTS]}
 
-WINGS = ("endpoints", "dialects", "providers", "store", "counters", "telemetry")
+WINGS = ("endpoints", "dialects", "providers", "store", "counters", "ledger", "telemetry")
 WIRES = {"gateway/app.py", "gateway/cli.py", "gateway/serve.py"}  # they put the parts together
 
 # module: why others in its own wing, and outside it, may import it
@@ -29,6 +29,7 @@ SHARED = {
     "gateway.dialects.sse": "framing of server-sent events, which no dialect owns",
     "gateway.dialects.openai_answers": "the other half of the dialect openai",
     "gateway.dialects.opaque": "reads a relayed answer, which is in no dialect",
+    "gateway.ledger.accounts": "the bookkeeping of the SQLite ledger, inside a transaction; opens no file",
     "gateway.telemetry.w3c": "pure reading and writing of trace context; no sink of its own",
 }
 # file: the most that stands in the lower layers may import
