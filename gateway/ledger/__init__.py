@@ -119,6 +119,7 @@ class Posting(NamedTuple):
     kind: "settle": this is the truth.  "expire": it is not known; this is charged until the truth arrives (<= held).
     note: kept on the entry for spend questions (see DIMENSIONS; anything else small may be in it).
     last: nothing else will be paid from the reservation: its rest is given back in the same step.
+    counted: spend() counts it.  A call that is paid from several leases is counted in one of them.
     """
 
     hold: str
@@ -128,6 +129,7 @@ class Posting(NamedTuple):
     kind: Literal["settle", "expire"] = "settle"
     note: Note | None = None
     last: bool = False
+    counted: bool = True
 
 
 class Spend(NamedTuple):

@@ -35,7 +35,7 @@ WINDOWS: Final = (
     "AND (?3 IS NULL OR id IN (SELECT value FROM json_each(?3))) "
     "AND (NOT ?4 OR ends IS NULL OR starts <= ?5 AND ?5 < ends) ORDER BY id LIMIT ?6"
 )
-_ENTRY: Final = (
+ENTRY: Final = (
     "INSERT INTO entry(at, hold, reservation, window, kind, amount, moved, prime, "
     'team, "key", "user", feature, model, provider, note) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)'
 )
@@ -128,7 +128,7 @@ class Accounts:
     """Windows, reservations and entries in one SQLite file."""
 
     def __init__(self, connection: apsw.Connection) -> None:
-        self._run = connection.execute
+        self.run = connection.execute
         self._connection = connection
 
     def open_window(self, budget: Budget, now: int) -> Window:
@@ -137,14 +137,14 @@ class Accounts:
         if window is None:
             starts, ends = period_of(budget.period, budget.zone, now) or (0, None)
             ceiling = budget.limit if budget.hard else SOFT_CEILING
-            self._run(
+            self.run(
                 "INSERT INTO budget_window(budget, starts, ends, limit_nano, ceiling, hard) VALUES (?,?,?,?,?,?)",
                 (budget.id, starts, ends, budget.limit, ceiling, budget.hard),
             )
             window = self._running(budget.id, now)
             assert window is not None
         elif (window.limit, window.hard) != (budget.limit, budget.hard):
-            self._run(
+            self.run(
                 "UPDATE budget_window SET limit_nano = ?1, hard = ?2, seq = seq + 1, "
                 "ceiling = CASE WHEN ?2 THEN max(?1, spent + reserved) ELSE ?3 END WHERE id = ?4",
                 (budget.limit, budget.hard, SOFT_CEILING, window.id),
@@ -154,22 +154,22 @@ class Accounts:
         return window
 
     def _running(self, budget: str, now: int) -> Window | None:
-        found = self._run(
+        found = self.run(
             WINDOW + "WHERE budget = ? AND (ends IS NULL OR starts <= ? AND ? < ends) ORDER BY starts DESC LIMIT 1",
             (budget, now, now),
         ).fetchone()
         return None if found is None else read_window(found, now)
 
     def window(self, id: int, now: int) -> Window | None:
-        found = self._run(WINDOW + "WHERE id = ?", (id,)).fetchone()
+        found = self.run(WINDOW + "WHERE id = ?", (id,)).fetchone()
         return None if found is None else read_window(found, now)
 
     def replay(self, id: str, windows: Sequence[int]) -> Granted | Refused | None:
         """What was answered to this id before; None: it is new."""
-        reservation = self._reservation(id)
+        reservation = self.reservation(id)
         if reservation is None:
             return None
-        if sorted(windows) != [share.window for share in self._shares(id)]:
+        if sorted(windows) != [share.window for share in self.shares(id)]:
             raise LedgerError(f"reservation {id} was made for other windows: an id names one reservation only")
         if reservation.state != "held":
             return Refused("lost", None)
@@ -199,21 +199,21 @@ class Accounts:
             return granted
         prime = next((window.id for window in rows if window.hard), rows[0].id)
         owner, expires, note = told
-        self._run(
+        self.run(
             "INSERT INTO reservation VALUES (?,?,?,'held',?,?,?,?)",
             (id, granted, granted, owner, now, expires, write_note(note)),
         )
         for window in rows:
-            self._run("INSERT INTO share VALUES (?,?,?,0)", (id, window.id, window.id == prime))
-            self._move(window.id, reserved=granted)
+            self.run("INSERT INTO share VALUES (?,?,?,0)", (id, window.id, window.id == prime))
+            self.move(window.id, reserved=granted)
         hard = [window.available - granted for window in rows if window.hard]
         return Granted(id, granted, min(hard) if hard else None)
 
     def grow(self, id: str, amount: int, minimum: int, now: int) -> Granted | Refused:
-        reservation = self._reservation(id)
+        reservation = self.reservation(id)
         if reservation is None or reservation.state != "held":
             return Refused("lost", None)
-        shares = self._shares(id)
+        shares = self.shares(id)
         if len(shares) != 1:
             raise ValueError(f"reservation {id} lies in {len(shares)} windows: only a lease of one window grows")
         window = self.window(shares[0].window, now)
@@ -221,23 +221,23 @@ class Accounts:
         granted = admit([window], amount, minimum)
         if isinstance(granted, Refused):
             return granted
-        self._move(window.id, reserved=granted)
-        self._run("UPDATE reservation SET rest = rest + ? WHERE id = ?", (granted, id))
+        self.move(window.id, reserved=granted)
+        self.run("UPDATE reservation SET rest = rest + ? WHERE id = ?", (granted, id))
         return Granted(id, granted, window.available - granted if window.hard else None)
 
     def post(self, posting: Posting, now: int) -> str:
-        reservation = self._reservation(posting.reservation)
+        reservation = self.reservation(posting.reservation)
         if reservation is None:
             return "unknown"
         charged = dict[int, int]()
-        for window, kind, amount in self._run("SELECT window, kind, amount FROM entry WHERE hold = ?", (posting.hold,)):
+        for window, kind, amount in self.run("SELECT window, kind, amount FROM entry WHERE hold = ?", (posting.hold,)):
             if kind != "expire" or posting.kind == "expire":
                 return "already"
             charged[window] = amount
         late = reservation.state != "held" or bool(charged)
         if late and posting.kind == "expire":
             return "already"
-        if late and posting.amount is None and not charged and not any(s.charged for s in self._shares(reservation.id)):
+        if late and posting.amount is None and not charged and not any(s.charged for s in self.shares(reservation.id)):
             return "already"  # nothing was billed and nothing is charged for it
         if posting.kind == "expire":  # what is in doubt is charged only from what is still reserved: never an overrun
             posting = posting._replace(amount=min(posting.amount or 0, reservation.rest))
@@ -256,23 +256,23 @@ class Accounts:
         """
         covered = min(posting.amount or 0, posting.held, rest)
         if covered:
-            self._run("UPDATE reservation SET rest = rest - ? WHERE id = ?", (covered, posting.reservation))
+            self.run("UPDATE reservation SET rest = rest - ? WHERE id = ?", (covered, posting.reservation))
         overrun = False
-        for share in self._shares(posting.reservation):
+        for share in self.shares(posting.reservation):
             moved = 0
             if charged is not None and not charged:  # not the hold but its reservation expired: claim from that
                 moved = min(posting.held, share.charged)
                 self._claim(posting.reservation, share.window, moved)
             claimed = moved or (charged or {}).get(share.window, 0)
-            sums = self._run(
+            sums = self.run(
                 "SELECT ceiling, spent, reserved FROM budget_window WHERE id = ?", (share.window,)
             ).fetchone()
             assert sums is not None
             change = charge(sums, posting, covered, claimed, moved)
-            self._move(share.window, reserved=change.reserved, spent=change.entry, overrun=change.over)
+            self.move(share.window, reserved=change.reserved, spent=change.entry, overrun=change.over)
             kind = posting.kind if charged is None else "correct"
             note = write_note(posting.note)
-            told = (posting.hold, posting.reservation, share, note)
+            told = (posting.hold, posting.reservation, share._replace(prime=share.prime and posting.counted), note)
             self._enter(told, kind, change.entry, now, moved)
             if change.over:
                 self._enter(told, "overrun", change.over, now)
@@ -280,34 +280,34 @@ class Accounts:
         return overrun
 
     def release(self, id: str, amount: int | None, now: int) -> str:
-        reservation = self._reservation(id)
+        reservation = self.reservation(id)
         if reservation is None:
             return "unknown"
         if reservation.state == "closed" or (reservation.state == "expired" and amount is not None):
             return "already"
-        shares = self._shares(id)
+        shares = self.shares(id)
         if reservation.state == "expired":
             for share in shares:
                 if share.charged:
                     self._claim(id, share.window, share.charged)
-                    self._move(share.window, spent=-share.charged)
+                    self.move(share.window, spent=-share.charged)
                     self._enter((id, id, share, reservation.note), "correct", -share.charged, now)
             self._set(id, "closed", 0)
             return "closed"
         given = reservation.rest if amount is None else min(amount, reservation.rest)
         for share in shares:
-            self._move(share.window, reserved=-given)
+            self.move(share.window, reserved=-given)
         rest = reservation.rest - given
         self._set(id, "held" if rest else "closed", rest)
         return "released" if rest else "closed"
 
     def renew(self, owner: str, expires: int) -> list[str]:
-        self._run("UPDATE reservation SET expires = ? WHERE owner = ? AND state = 'held'", (expires, owner))
-        lost = self._run("SELECT id FROM reservation WHERE owner = ? AND state = 'expired' ORDER BY id", (owner,))
+        self.run("UPDATE reservation SET expires = ? WHERE owner = ? AND state = 'held'", (expires, owner))
+        lost = self.run("SELECT id FROM reservation WHERE owner = ? AND state = 'expired' ORDER BY id", (owner,))
         return [id for (id,) in lost]
 
     def due(self, now: int, limit: int) -> list[str]:
-        found = self._run(
+        found = self.run(
             "SELECT id FROM reservation WHERE state = 'held' AND expires <= ? ORDER BY expires, id LIMIT ?",
             (now, limit),
         )
@@ -315,20 +315,20 @@ class Accounts:
 
     def expire(self, id: str, known: Sequence[Posting] | None, now: int) -> bool:
         """Whether it was due still.  known: what its holds cost; None: nothing is known of them."""
-        if not self._run(
+        if not self.run(
             "SELECT 1 FROM reservation WHERE id = ? AND state = 'held' AND expires <= ?", (id, now)
         ).fetchone():
             return False
         for posting in known or ():
             self.post(posting._replace(last=False), now)
-        reservation = self._reservation(id)
+        reservation = self.reservation(id)
         assert reservation is not None
         rest = reservation.rest
-        for share in self._shares(id):
+        for share in self.shares(id):
             window = self.window(share.window, now)
             assert window is not None
             charged = rest if known is None and window.hard else 0
-            self._move(share.window, reserved=-rest, spent=charged)
+            self.move(share.window, reserved=-rest, spent=charged)
             if charged:
                 self._claim(id, share.window, -charged)
                 self._enter((id, id, share, reservation.note), "expire", charged, now)
@@ -338,32 +338,32 @@ class Accounts:
     def freeze(self, windows: Sequence[int], frozen: bool) -> int:
         changed = 0
         for number in windows:
-            self._run(
+            self.run(
                 "UPDATE budget_window SET frozen = ?1, seq = seq + 1 WHERE id = ?2 AND frozen <> ?1", (frozen, number)
             )
             changed += self._connection.changes()
         return changed
 
-    def _reservation(self, id: str) -> Reservation | None:
-        found = self._run("SELECT id, granted, rest, state, note FROM reservation WHERE id = ?", (id,)).fetchone()
+    def reservation(self, id: str) -> Reservation | None:
+        found = self.run("SELECT id, granted, rest, state, note FROM reservation WHERE id = ?", (id,)).fetchone()
         return None if found is None else Reservation(*found)
 
-    def _shares(self, id: str) -> list[Share]:
-        found = self._run("SELECT window, prime, charged FROM share WHERE reservation = ? ORDER BY window", (id,))
+    def shares(self, id: str) -> list[Share]:
+        found = self.run("SELECT window, prime, charged FROM share WHERE reservation = ? ORDER BY window", (id,))
         return [Share(*row) for row in found]
 
     def _set(self, id: str, state: str, rest: int) -> None:
-        self._run("UPDATE reservation SET state = ?, rest = ? WHERE id = ?", (state, rest, id))
+        self.run("UPDATE reservation SET state = ?, rest = ? WHERE id = ?", (state, rest, id))
 
     def _claim(self, id: str, window: int, amount: int) -> None:
         if amount:
-            self._run(
+            self.run(
                 "UPDATE share SET charged = charged - ? WHERE reservation = ? AND window = ?", (amount, id, window)
             )
 
-    def _move(self, window: int, *, reserved: int = 0, spent: int = 0, overrun: int = 0) -> None:
+    def move(self, window: int, *, reserved: int = 0, spent: int = 0, overrun: int = 0) -> None:
         """All three at once, so that the CHECK sees no state between."""
-        self._run(
+        self.run(
             "UPDATE budget_window SET reserved = reserved + ?, spent = spent + ?, overrun = overrun + ?, seq = seq + 1 "
             "WHERE id = ?",
             (reserved, spent, overrun, window),
@@ -376,5 +376,10 @@ class Accounts:
         hold, reservation, share, note = told
         note = note if share.prime else None
         words = json.loads(note) if note else {}
-        values = [None if words.get(name) is None else str(words[name]) for name in DIMENSIONS]
-        self._run(_ENTRY, (now, hold, reservation, share.window, kind, amount, moved, share.prime, *values, note))
+        told = (now, hold, reservation, share.window, kind, amount, moved, share.prime)
+        self.run(ENTRY, (*told, *values(words), note))
+
+
+def values(words: Mapping[str, object]) -> list[str | None]:
+    """What spend questions can be asked by."""
+    return [None if words.get(name) is None else str(words[name]) for name in DIMENSIONS]

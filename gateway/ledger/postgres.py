@@ -261,7 +261,7 @@ FROM: Final = {
     # What a correction took over from the expiry of its reservation is not spent by whom that was charged to.
     "moved": "FROM tollkeeper.entry late JOIN tollkeeper.entry ON entry.hold = late.reservation "
     "AND entry.window_id = late.window_id AND entry.kind = 'expire' "
-    f"WHERE late.prime AND late.moved <> 0 AND late.at >= {_TIME.format('late')}",
+    f"WHERE entry.prime AND late.moved <> 0 AND late.at >= {_TIME.format('late')}",
 }
 
 

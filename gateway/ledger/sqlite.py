@@ -44,6 +44,7 @@ from gateway.ledger import (
     check_ttl,
 )
 from gateway.ledger.accounts import SECOND, WINDOWS, Accounts, read_window
+from gateway.ledger.batches import post_all
 
 T = TypeVar("T")
 
@@ -140,7 +141,7 @@ class SqliteLedger:
 
         def step() -> list[str]:
             now = self._time()
-            return [self._accounts.post(posting, now) for posting in postings]
+            return post_all(self._accounts, postings, now)
 
         return await self._commit(step)
 
@@ -353,7 +354,7 @@ FROM: Final = {
     "own": "FROM entry WHERE entry.prime AND entry.at >= ? AND entry.at < ?",
     # What a correction took over from the expiry of its reservation is not spent by whom that was charged to.
     "moved": "FROM entry late JOIN entry ON entry.hold = late.reservation AND entry.window = late.window "
-    "AND entry.kind = 'expire' WHERE late.prime AND late.moved <> 0 AND late.at >= ? AND late.at < ?",
+    "AND entry.kind = 'expire' WHERE entry.prime AND late.moved <> 0 AND late.at >= ? AND late.at < ?",
 }
 
 

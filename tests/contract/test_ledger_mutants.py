@@ -33,7 +33,7 @@ SQLITE = {
     "an overrun that is spent": ("own = min(amount, posting.held)", "own = amount"),
     "an overrun without its entry": ('self._enter(told, "overrun", change.over, now)', "pass"),
     "a hold that takes more than is left": ("covered = min(posting.amount or 0, posting.held, rest)", "covered = min(posting.amount or 0, posting.held)"),  # noqa: E501  (one line a defect)
-    "a release that leaves the window as it is": ("self._move(share.window, reserved=-given)", "pass"),
+    "a release that leaves the window as it is": ("self.move(share.window, reserved=-given)", "pass"),
     "a release that closes too early": ('self._set(id, "held" if rest else "closed", rest)', 'self._set(id, "closed", 0)'),  # noqa: E501  (one line a defect)
     "an expiry that gives the money back": ("charged = rest if known is None and window.hard else 0", "charged = 0"),
     "an expiry that charges soft budgets": ("known is None and window.hard", "known is None"),

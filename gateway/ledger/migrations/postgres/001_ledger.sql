@@ -55,7 +55,7 @@ CREATE TABLE tollkeeper.entry (
 );
 CREATE INDEX entry_window ON tollkeeper.entry (window_id) INCLUDE (amount);
 CREATE INDEX entry_spend ON tollkeeper.entry (at) WHERE prime;
-CREATE INDEX entry_moved ON tollkeeper.entry (at) WHERE prime AND moved <> 0;
+CREATE INDEX entry_moved ON tollkeeper.entry (at) WHERE moved <> 0;
 
 CREATE TABLE tollkeeper.step (                        -- so that a step whose answer was lost can be asked for again
   token       uuid PRIMARY KEY,
@@ -218,11 +218,11 @@ END $$;
 -- else window -> what this hold was charged when it expired.  What is neither covered by what is still reserved nor was
 -- charged before, but lies within the hold, is charged as far as the ceiling allows; all else is overrun.
 CREATE FUNCTION tollkeeper.charge(p_hold text, p_reservation text, p_amount bigint, p_held bigint, p_kind text, p_note jsonb,
-                                  p_covered bigint, p_charged jsonb) RETURNS boolean LANGUAGE plpgsql AS $$
+                                  p_covered bigint, p_charged jsonb, p_counted boolean) RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE s record; v_at timestamptz := tollkeeper.gw_now(); v_own bigint := least(p_amount, p_held); v_moved bigint;
         v_claimed bigint; v_base bigint; v_extra bigint; v_over bigint; v_any boolean := false;
 BEGIN
-  FOR s IN SELECT x.window_id, x.prime, x.charged, w.ceiling, w.spent, w.reserved
+  FOR s IN SELECT x.window_id, x.prime AND p_counted AS prime, x.charged, w.ceiling, w.spent, w.reserved
              FROM tollkeeper.share x JOIN tollkeeper.budget_window w ON w.id = x.window_id
             WHERE x.reservation = p_reservation ORDER BY x.window_id LOOP
     v_moved := 0;
@@ -277,7 +277,7 @@ BEGIN
 END $$;
 
 CREATE FUNCTION tollkeeper.post_one(p_hold text, p_reservation text, p_amount bigint, p_held bigint, p_kind text, p_note jsonb,
-                                    p_last boolean) RETURNS text LANGUAGE plpgsql AS $$
+                                    p_last boolean, p_counted boolean) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE r tollkeeper.reservation; v_charged jsonb; v_late boolean; v_covered bigint := 0; v_over boolean := false;
 BEGIN
   SELECT * INTO r FROM tollkeeper.reservation WHERE id = p_reservation;
@@ -293,12 +293,12 @@ BEGIN
     RETURN 'already';                               -- nothing was billed and nothing is charged for it
   END IF;
   IF v_late THEN
-    v_over := tollkeeper.charge(p_hold, p_reservation, coalesce(p_amount, 0), p_held, p_kind, p_note, 0, v_charged);
+    v_over := tollkeeper.charge(p_hold, p_reservation, coalesce(p_amount, 0), p_held, p_kind, p_note, 0, v_charged, p_counted);
   ELSIF p_amount IS NOT NULL THEN
     IF p_kind = 'expire' THEN p_amount := least(p_amount, r.rest); END IF;  -- what is in doubt is never an overrun
     v_covered := least(p_amount, p_held, r.rest);
     UPDATE tollkeeper.reservation SET rest = rest - v_covered WHERE id = p_reservation;
-    v_over := tollkeeper.charge(p_hold, p_reservation, p_amount, p_held, p_kind, p_note, v_covered, NULL);
+    v_over := tollkeeper.charge(p_hold, p_reservation, p_amount, p_held, p_kind, p_note, v_covered, NULL, p_counted);
   END IF;
   IF p_last THEN PERFORM tollkeeper.give_back(p_reservation, NULL); END IF;
   RETURN CASE WHEN v_over THEN 'overrun' WHEN v_late THEN 'corrected' ELSE 'ok' END;
@@ -318,7 +318,7 @@ BEGIN
   PERFORM tollkeeper.lock_all(ARRAY(SELECT x ->> 'reservation' FROM jsonb_array_elements(p_postings) x));
   FOR p IN SELECT * FROM jsonb_array_elements(p_postings) LOOP
     v_answers := v_answers || tollkeeper.post_one(p ->> 'hold', p ->> 'reservation', (p ->> 'amount')::bigint,
-      (p ->> 'held')::bigint, p ->> 'kind', nullif(p -> 'note', 'null'), (p ->> 'last')::boolean);
+      (p ->> 'held')::bigint, p ->> 'kind', nullif(p -> 'note', 'null'), (p ->> 'last')::boolean, (p ->> 'counted')::boolean);
   END LOOP;
   RETURN v_answers;
 END $$;
@@ -353,7 +353,7 @@ BEGIN
   IF NOT FOUND THEN RETURN false; END IF;
   FOR p IN SELECT * FROM jsonb_array_elements(coalesce(p_known, '[]')) LOOP
     PERFORM tollkeeper.post_one(p ->> 'hold', p_id, (p ->> 'amount')::bigint, (p ->> 'held')::bigint, p ->> 'kind',
-                                nullif(p -> 'note', 'null'), false);
+                                nullif(p -> 'note', 'null'), false, (p ->> 'counted')::boolean);
   END LOOP;
   SELECT * INTO r FROM tollkeeper.reservation WHERE id = p_id;
   IF p_known IS NULL AND r.rest > 0 THEN

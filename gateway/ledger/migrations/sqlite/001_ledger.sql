@@ -58,7 +58,7 @@ CREATE TABLE entry(
 ) STRICT;
 CREATE INDEX entry_window ON entry(window, amount);
 CREATE INDEX entry_spend ON entry(at) WHERE prime;
-CREATE INDEX entry_moved ON entry(at) WHERE prime AND moved <> 0;
+CREATE INDEX entry_moved ON entry(at) WHERE moved <> 0;
 
 CREATE TRIGGER entry_is_never_changed BEFORE UPDATE ON entry BEGIN
     SELECT RAISE(ABORT, 'entries are never changed: post a correction');
