@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from gateway import errors
 from gateway.settings import Config
-from gateway.telemetry.metrics import METRICS
+from gateway.telemetry.catalogue import METRICS
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted(file for package in ("gateway", "policies") for file in (ROOT / package).rglob("*.py"))
@@ -30,6 +30,8 @@ SHARED = {
     "gateway.dialects.openai_answers": "the other half of the dialect openai",
     "gateway.dialects.opaque": "reads a relayed answer, which is in no dialect",
     "gateway.ledger.accounts": "the bookkeeping of the SQLite ledger, inside a transaction; opens no file",
+    "gateway.ledger.batches": "the same for many postings at once",
+    "gateway.telemetry.catalogue": "what every metric is called and means",
     "gateway.telemetry.w3c": "pure reading and writing of trace context; no sink of its own",
 }
 # file: the most that stands in the lower layers may import
