@@ -14,6 +14,8 @@ from gateway import database
 from gateway.database import Database, DatabaseDown
 from tests.servers import Postgres, postgres, until
 
+pytestmark = pytest.mark.serial  # how long it waits is measured
+
 ONE = "SELECT 1"
 
 
