@@ -113,7 +113,8 @@ class Refused(NamedTuple):
 class Posting(NamedTuple):
     """What one hold really cost.
 
-    hold: the gateway-made id of the attempt, such as "req_….1": a second posting of it changes nothing.
+    hold: the gateway-made id of the attempt, such as "req_….1", never the reservation's own: a second posting of it
+    changes nothing, except that a bill is charged still where none was expected (amount=None leaves no entry).
     reservation: the reservation or lease it is paid from.  held: nano-USD it had held.
     amount: nano-USD; None: it certainly billed nothing.  What lies above `held` is overrun.
     kind: "settle": this is the truth.  "expire": it is not known; this is charged until the truth arrives (<= held).
@@ -321,8 +322,8 @@ def check_ttl(ttl: float) -> None:
 
 def check_posting(posting: Posting) -> None:
     check_amount(f"posting {posting.hold}: held", posting.held)
-    if not posting.hold or (posting.hold == posting.reservation and posting.kind == "expire"):
-        raise ValueError("a posting names its hold, which is not the reservation's id where it expires")
+    if not posting.hold or posting.hold == posting.reservation:
+        raise ValueError("a posting names its hold, which is never the reservation's own id")
     if posting.amount is not None:
         check_amount(f"posting {posting.hold}: amount", posting.amount)
     if posting.kind not in ("settle", "expire"):

@@ -240,7 +240,8 @@ async def test_amounts_and_times_that_cannot_be_are_refused(at: House) -> None:
             await ledger.reserve("r", windows, amount, minimum=minimum, owner="me", ttl=60)
     for posting in (
         Posting("", "r", 1, 1), Posting("h", "r", -1, 1), Posting("h", "r", 1, -1), Posting("h", "r", 2, 1, "expire"),
-        Posting("h", "r", None, 1, "expire"), Posting("r", "r", 1, 1, "expire"), Posting("h", "r", 1, 1, "correct"),  # type: ignore[arg-type]  # on purpose
+        Posting("h", "r", None, 1, "expire"), Posting("r", "r", 1, 1),
+        Posting("r", "r", 1, 1, "expire"), Posting("h", "r", 1, 1, "correct"),  # type: ignore[arg-type]  # on purpose
     ):  # fmt: skip
         with pytest.raises(ValueError, match=r"posting|hold"):
             await ledger.post([posting])
