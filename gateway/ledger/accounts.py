@@ -21,6 +21,7 @@ from gateway.ledger import (
     Posting,
     Refused,
     Window,
+    write_note,
 )
 from gateway.periods import period_of
 
@@ -73,10 +74,6 @@ def read_window(row: Sequence[object], now: int) -> Window:
     return Window(
         id, budget, start, end, limit, ceiling, spent, reserved, overrun, bool(frozen), bool(hard), seq, left  # type: ignore[arg-type]  # as above
     )  # fmt: skip
-
-
-def write_note(note: Note | None) -> str | None:
-    return None if note is None else json.dumps(note, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def admit(windows: Sequence[Window], amount: int, minimum: int | None) -> Refused | int:

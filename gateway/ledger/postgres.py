@@ -40,6 +40,9 @@ from gateway.ledger import (
     check_reserve,
     check_spend,
     check_ttl,
+    expire_each,
+    storable,
+    write_note,
 )
 
 MIGRATIONS: Final = ("001_ledger.sql",)  # migration n makes schema n; none is edited once released
@@ -96,7 +99,7 @@ class PostgresLedger:
         check_reserve(id, windows, amount, minimum, ttl)
         sql = "SELECT * FROM tollkeeper.reserve($1, $2, $3, $4, $5, $6, $7)"
         return _verdict(
-            id, await self._one("admit", sql, id, list(windows), amount, minimum, owner, float(ttl), _json(note))
+            id, await self._one("admit", sql, id, list(windows), amount, minimum, owner, float(ttl), write_note(note))
         )
 
     async def grow(self, reservation: str, amount: int, minimum: int) -> Granted | Refused:
@@ -123,16 +126,12 @@ class PostgresLedger:
         ]
 
     async def expire(self, journal: Journal) -> int:
-        ended = 0
-        for (id,) in await self._rows("settle", DUE, EXPIRE_AT_MOST):
-            known = journal(id)
-            for posting in known or ():
-                check_posting(posting)
-                if posting.reservation != id:
-                    raise ValueError(f"the journal was asked for {id} and told of {posting.reservation}")
+        async def end(id: str, known: list[Posting] | None) -> bool:
             told = None if known is None else _postings(known)
-            ended += (await self._one("settle", "SELECT tollkeeper.expire($1, $2)", id, told))[0]
-        return ended
+            return bool((await self._one("settle", "SELECT tollkeeper.expire($1, $2)", id, told))[0])
+
+        due = await self._rows("settle", DUE, EXPIRE_AT_MOST)
+        return await expire_each([row[0] for row in due], journal, end)
 
     async def freeze(self, windows: Sequence[int], frozen: bool = True) -> int:
         return len(await self._rows("settle", FREEZE, list(windows), frozen))
@@ -281,9 +280,6 @@ def _verdict(id: str, row: Record) -> Granted | Refused:
     return Granted(id, row["amount"], row["left_over"], row["replay"])
 
 
-def _json(note: Note | None) -> str | None:
-    return None if note is None else json.dumps(dict(note), separators=(",", ":"), allow_nan=False)
-
-
 def _postings(postings: Sequence[Posting]) -> str:
-    return json.dumps([posting._asdict() for posting in postings], separators=(",", ":"), allow_nan=False)
+    told = [posting._asdict() | {"note": storable(posting.note)} for posting in postings]
+    return json.dumps(told, separators=(",", ":"))

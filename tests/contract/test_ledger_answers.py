@@ -203,6 +203,7 @@ async def test_a_week_begins_on_monday_and_total_never_ends(at: House) -> None:
 BAD = [
     (Budget("", "day", "UTC", 1, True), "1 to 512 characters"),
     (Budget("a\0b", "day", "UTC", 1, True), "NUL"),
+    (Budget("a\ud800b", "day", "UTC", 1, True), "surrogate"),
     (Budget("b", "year", "UTC", 1, True), "period 'year' is not one of day, week, month, total"),  # type: ignore[arg-type]  # on purpose
     (Budget("b", "day", "Mars/Base", 1, True), "no time zone 'Mars/Base'; use an IANA name"),
     (Budget("b", "day", "../etc/passwd", 1, True), "no time zone"),

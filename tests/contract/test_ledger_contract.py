@@ -383,6 +383,28 @@ async def test_words_of_callers_are_values_and_never_statements(at: House) -> No
     assert (await at.ledger.windows(NASTY))[0].spent == 5
     assert (await at.ledger.holders(windows[0]))[0].note == {"team": NASTY}
     for bad in ("team; --", "note", "amount"):
+async def test_words_that_a_database_cannot_hold_are_kept_as_near_as_it_can(at: House) -> None:
+    """A caller chooses the name of its user: it must not stop its own bill, let alone those posted beside it."""
+    windows = await ids(at, TEAM)
+    bad = {"team": "a", "user": "u\0\ud800\x1b", "fea\0ture": True}
+    await at.ledger.reserve("r", windows, 10, owner="me", ttl=60, note=bad)
+    assert (await at.ledger.holders(windows[0]))[0].note == {"team": "a", "user": "u��\x1b", "fea�ture": True}
+    assert await at.ledger.post([Posting("r.1", "r", 5, 10, note=bad)]) == ["ok"]
+    (line,) = await at.ledger.spend(["user"], filters={"team": "a"})
+    assert line.values == ("u��\x1b",)
+
+
+async def test_one_reservation_that_cannot_be_expired_does_not_keep_the_others(at: House) -> None:
+    windows = await ids(at, TEAM)
+    await hold(at, "first", windows, 10, ttl=1)
+    await hold(at, "second", windows, 20, ttl=2)
+    await at.move(3)
+    known = {"first": [Posting("h", "other", 1, 1)]}
+    with pytest.raises(ValueError, match="was asked for first and told of other"):
+        await at.ledger.expire(known.get)
+    assert await sums(at, windows[0]) == (20, 10, 0)
+
+
         with pytest.raises(ValueError, match="is not one of"):
             await at.ledger.spend([bad])  # type: ignore[list-item]  # what a caller may send
         with pytest.raises(ValueError, match="is not one of"):
