@@ -188,7 +188,8 @@ class Ledger(Protocol):
     async def open_windows(self, budgets: Sequence[Budget]) -> list[Window]:
         """The current window of each, in the order given, by the database's clock; made where missing.
 
-        A new period is a new row.  A window that is still running is kept when only the zone of its budget changed.
+        A new period is a new row.  A window that is still running is kept when the zone of its budget changed; the
+        next one begins where it ended, so that no moment lies in two of them or in none.
         A limit that changed is changed at once; lowered below what is committed, the ceiling stays above it.
         """
 

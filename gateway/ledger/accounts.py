@@ -133,6 +133,8 @@ class Accounts:
         window = self._running(budget.id, now)
         if window is None:
             starts, ends = period_of(budget.period, budget.zone, now) or (0, None)
+            ((last,),) = self._run("SELECT coalesce(max(ends), 0) FROM budget_window WHERE budget = ?", (budget.id,))
+            starts = max(starts, last)  # it may reach back into an older one where the zone changed
             ceiling = budget.limit if budget.hard else SOFT_CEILING
             self._run(
                 "INSERT INTO budget_window(budget, starts, ends, limit_nano, ceiling, hard) VALUES (?,?,?,?,?,?)",

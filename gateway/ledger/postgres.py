@@ -74,16 +74,17 @@ class PostgresLedger:
         for budget in budgets:
             check_budget(budget)
         names = [budget.id for budget in budgets]
-        found = {row["asked"]: _window(row) for row in await self._rows("admit", RUNNING, names)}
-        changed = False
-        for budget in budgets:
-            window = found.get(budget.id)
-            if window is None or (window.limit, window.hard) != (budget.limit, budget.hard):
-                changed = True
+        found = await self._running(names)
+        changed = [b for b in budgets if (w := found.get(b.id)) is None or (w.limit, w.hard) != (b.limit, b.hard)]
+        while changed:
+            for budget in changed:
                 await self._one("admit", "SELECT tollkeeper.open_window($1, $2, $3, $4, $5)", *budget)
-        if changed:
-            found = {row["asked"]: _window(row) for row in await self._rows("admit", RUNNING, names)}
+            found = await self._running(names)
+            changed = [budget for budget in budgets if budget.id not in found]  # its period ended in between
         return [found[name] for name in names]
+
+    async def _running(self, names: list[str]) -> dict[str, Window]:
+        return {row["asked"]: _window(row) for row in await self._rows("admit", RUNNING, names)}
 
     async def reserve(
         self,

@@ -357,7 +357,18 @@ async def test_a_budget_whose_zone_changes_keeps_its_window_until_that_ends(at: 
     assert same.id == utc.id
     await at.at("2026-04-01T00:00:00+00:00")
     (tokyo,) = await at.ledger.open_windows([TEAM._replace(zone="Asia/Tokyo")])
-    assert tokyo.start == ns("2026-03-31T15:00:00+00:00")
+    assert (tokyo.start, tokyo.end) == (utc.end, ns("2026-04-30T15:00:00+00:00"))
+
+
+async def test_a_new_window_begins_where_the_last_one_ended_whatever_its_zone_and_period(at: House) -> None:
+    """Both months begin at the same moment and end an hour apart: there is one window for that hour, not none."""
+    (london,) = await at.ledger.open_windows([TEAM._replace(zone="Europe/London")])
+    await at.at("2026-03-31T23:30:00+00:00")
+    (utc,) = await at.ledger.open_windows([TEAM])
+    assert (utc.start, utc.end) == (london.end, ns("2026-04-01T00:00:00+00:00"))
+    await at.at("2026-04-01T00:00:00+00:00")
+    (april,) = await at.ledger.open_windows([TEAM])
+    assert (april.start, april.end) == (utc.end, ns("2026-05-01T00:00:00+00:00"))
 
 
 async def test_windows_are_found_by_prefix_and_id_page_by_page(at: House) -> None:
@@ -372,17 +383,6 @@ async def test_windows_are_found_by_prefix_and_id_page_by_page(at: House) -> Non
     assert len(await at.ledger.windows("user:", current=False)) == 4
 
 
-NASTY = "x'); DROP TABLE entry; -- \"\\ %s $1 {0} 💰"
-
-
-async def test_words_of_callers_are_values_and_never_statements(at: House) -> None:
-    windows = await ids(at, TEAM._replace(id=NASTY))
-    await at.ledger.reserve(NASTY, windows, 10, owner=NASTY, ttl=60, note={"team": NASTY})
-    await at.ledger.post([Posting(NASTY + ".1", NASTY, 5, 10, note={"team": NASTY, "user": NASTY})])
-    assert (await at.ledger.spend(["team"], filters={"user": NASTY}))[0].values == (NASTY,)
-    assert (await at.ledger.windows(NASTY))[0].spent == 5
-    assert (await at.ledger.holders(windows[0]))[0].note == {"team": NASTY}
-    for bad in ("team; --", "note", "amount"):
 async def test_words_that_a_database_cannot_hold_are_kept_as_near_as_it_can(at: House) -> None:
     """A caller chooses the name of its user: it must not stop its own bill, let alone those posted beside it."""
     windows = await ids(at, TEAM)
@@ -405,6 +405,17 @@ async def test_one_reservation_that_cannot_be_expired_does_not_keep_the_others(a
     assert await sums(at, windows[0]) == (20, 10, 0)
 
 
+NASTY = "x'); DROP TABLE entry; -- \"\\ %s $1 {0} 💰"
+
+
+async def test_words_of_callers_are_values_and_never_statements(at: House) -> None:
+    windows = await ids(at, TEAM._replace(id=NASTY))
+    await at.ledger.reserve(NASTY, windows, 10, owner=NASTY, ttl=60, note={"team": NASTY})
+    await at.ledger.post([Posting(NASTY + ".1", NASTY, 5, 10, note={"team": NASTY, "user": NASTY})])
+    assert (await at.ledger.spend(["team"], filters={"user": NASTY}))[0].values == (NASTY,)
+    assert (await at.ledger.windows(NASTY))[0].spent == 5
+    assert (await at.ledger.holders(windows[0]))[0].note == {"team": NASTY}
+    for bad in ("team; --", "note", "amount"):
         with pytest.raises(ValueError, match="is not one of"):
             await at.ledger.spend([bad])  # type: ignore[list-item]  # what a caller may send
         with pytest.raises(ValueError, match="is not one of"):

@@ -13,6 +13,12 @@ from gateway.ledger.postgres import MIGRATIONS, PostgresLedger, migrate
 from tests.servers import Postgres, shared_server  # noqa: F401  (pytest finds the fixture by this import)
 
 TEAM = Budget("team", "month", "UTC", 1000, True)
+# A clock that is a step further each time somebody looks, and that reaches the end of the month on its way.
+RUNNING_CLOCK = """
+CREATE SEQUENCE public.ticks;
+CREATE OR REPLACE FUNCTION tollkeeper.gw_now() RETURNS timestamptz LANGUAGE sql AS
+$$ SELECT '2026-03-31T23:59:50Z'::timestamptz + make_interval(secs => nextval('public.ticks')) $$;
+"""
 
 
 @pytest.fixture
@@ -168,3 +174,15 @@ async def test_what_was_renewed_between_being_found_due_and_being_expired_is_lef
     assert await shell.fetchval("SELECT tollkeeper.expire('r', NULL)") is False
     await shell.execute("UPDATE tollkeeper.reservation SET expires = now()")
     assert await shell.fetchval("SELECT tollkeeper.expire('r', NULL)") is True
+
+
+@pytest.mark.parametrize("ticks", range(1, 12))
+async def test_a_period_that_ends_while_windows_are_opened_is_opened_anew(
+    ticks: int, ledger: PostgresLedger, shell: asyncpg.Connection
+) -> None:
+    await ledger.start()
+    await shell.execute(RUNNING_CLOCK)
+    await ledger.open_windows([TEAM])
+    await shell.execute(f"SELECT setval('public.ticks', {ticks})")
+    opened = await ledger.open_windows([TEAM, TEAM._replace(id="other")])
+    assert [window.budget for window in opened] == ["team", "other"]

@@ -104,22 +104,25 @@ BEGIN
   END LOOP;
 END $$;
 
--- The window of a budget that is running: the newest, should there be two because the zone changed.
+-- The window of a budget that is running.
 CREATE FUNCTION tollkeeper.running(p_budget text, p_at timestamptz) RETURNS SETOF tollkeeper.budget_window LANGUAGE sql STABLE AS $$
   SELECT * FROM tollkeeper.budget_window WHERE budget = p_budget AND starts <= p_at AND p_at < ends
    ORDER BY starts DESC LIMIT 1 $$;
 
 CREATE FUNCTION tollkeeper.open_window(p_budget text, p_period text, p_zone text, p_limit bigint, p_hard boolean)
 RETURNS bigint LANGUAGE plpgsql SET lock_timeout = '1s' AS $$
-DECLARE v_at timestamptz := tollkeeper.gw_now(); v_id bigint; v_period record;
+DECLARE v_at timestamptz; v_id bigint; v_period record;
 BEGIN
+  PERFORM pg_advisory_xact_lock(hashtextextended('tollkeeper ' || p_budget, 0));  -- gateways may differ in the zone they know
+  v_at := tollkeeper.gw_now();
   SELECT id INTO v_id FROM tollkeeper.running(p_budget, v_at);
   IF v_id IS NULL THEN
     SELECT * INTO v_period FROM tollkeeper.period_of(p_period, p_zone, v_at);
+    SELECT greatest(v_period.starts, max(ends)) INTO v_period.starts         -- it may reach back into an older one
+      FROM tollkeeper.budget_window WHERE budget = p_budget;                 -- where the zone changed
     INSERT INTO tollkeeper.budget_window (budget, starts, ends, limit_nano, ceiling, hard)
       VALUES (p_budget, v_period.starts, v_period.ends, p_limit, CASE WHEN p_hard THEN p_limit ELSE 9223372036854775807 END, p_hard)
-      ON CONFLICT (budget, starts) DO NOTHING;
-    SELECT id INTO STRICT v_id FROM tollkeeper.running(p_budget, v_at);
+      RETURNING id INTO v_id;
   END IF;
   UPDATE tollkeeper.budget_window
      SET limit_nano = p_limit, hard = p_hard, seq = seq + 1,
