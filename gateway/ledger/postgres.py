@@ -135,7 +135,7 @@ class PostgresLedger:
         return await expire_each([row[0] for row in due], journal, end)
 
     async def freeze(self, windows: Sequence[int], frozen: bool = True) -> int:
-        return len(await self._rows("settle", FREEZE, list(windows), frozen))
+        return int((await self._one("settle", "SELECT tollkeeper.freeze($1, $2)", list(windows), frozen))[0])
 
     async def audit(self) -> list[Defect]:
         sql = "SELECT kind, window_id, reservation, found, expected FROM tollkeeper.budget_audit"
@@ -210,6 +210,7 @@ async def migrate(connection: Connection) -> None:
     Raises LedgerError where the schema is newer than what this Tollkeeper knows.
     """
     async with connection.transaction():
+        await connection.execute(DURABLE)
         await connection.execute("SELECT pg_advisory_xact_lock($1)", MIGRATION_LOCK)
         await connection.execute(VERSIONS)
         version = await connection.fetchval("SELECT coalesce(max(version), 0) FROM tollkeeper.migration")
@@ -224,6 +225,9 @@ async def migrate(connection: Connection) -> None:
             await connection.execute("INSERT INTO tollkeeper.migration VALUES ($1, $2, now())", number, name)
 
 
+DURABLE: Final = (
+    "SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'"
+)
 VERSIONS: Final = """
 CREATE SCHEMA IF NOT EXISTS tollkeeper;
 CREATE TABLE IF NOT EXISTS tollkeeper.migration (version int PRIMARY KEY, name text NOT NULL, at timestamptz NOT NULL)
@@ -242,10 +246,6 @@ WHERE w.id > $1 AND starts_with(w.budget, $2) AND ($3::bigint[] IS NULL OR w.id 
 DUE: Final = """
 SELECT id FROM tollkeeper.reservation
 WHERE state = 'held' AND expires <= tollkeeper.gw_now() ORDER BY expires, id LIMIT $1"""
-FREEZE: Final = """
-UPDATE tollkeeper.budget_window SET frozen = $2, seq = seq + 1 WHERE id IN
-(SELECT id FROM tollkeeper.budget_window WHERE id = ANY ($1::bigint[]) AND frozen <> $2 ORDER BY id FOR UPDATE)
-RETURNING id"""
 HOLDERS: Final = """
 SELECT r.id, r.owner, r.rest, tollkeeper.ns(r.since),
   extract(epoch FROM r.expires - tollkeeper.gw_now())::float8, r.note::text
