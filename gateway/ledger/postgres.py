@@ -165,14 +165,16 @@ class PostgresLedger:
         check_spend(by, filters)
         sums: dict[tuple[str | None, ...], list[int]] = defaultdict(lambda: [0, 0, 0])
         bounds = (0 if since is None else since, 2**62 if until is None else until)
-        for kind in ("own", "moved"):
-            columns = [_column(word, kind) for word in by]
-            terms = [f"AND entry.note ->> '{word}' = ${place}" for place, word in enumerate(filters, 3)]
-            group = " GROUP BY " + ", ".join(str(i + 1) for i in range(len(by))) if by else ""
-            sql = f"SELECT {', '.join([*columns, SUMS[kind]])} {FROM[kind]} {' '.join(terms)}{group}"
-            for *values, amount, overrun, entries in await self._rows("report", sql, *bounds, *filters.values()):
-                for place, value in enumerate((amount, overrun, entries)):
-                    sums[tuple(values)][place] += int(value or 0)
+        terms = " ".join(f"AND entry.note ->> '{word}' = ${place}" for place, word in enumerate(filters, 3))
+        group = " GROUP BY " + ", ".join(str(i + 1) for i in range(len(by))) if by else ""
+        halves = [
+            f"SELECT {', '.join([*(_column(word, kind) for word in by), SUMS[kind]])} {FROM[kind]} {terms}{group}"
+            for kind in ("own", "moved")
+        ]
+        asked = " UNION ALL ".join(halves)  # one statement sees one moment
+        for *values, amount, overrun, entries in await self._rows("report", asked, *bounds, *filters.values()):
+            for place, value in enumerate((amount, overrun, entries)):
+                sums[tuple(values)][place] += int(value or 0)
         found = [Spend(values, *three) for values, three in sums.items() if any(three)]
         return sorted(found, key=lambda line: (-line.amount, str(line.values)))
 

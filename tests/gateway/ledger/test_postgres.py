@@ -215,3 +215,22 @@ async def test_what_was_answered_outlives_a_crash_whatever_the_server_is_set_to(
             assert replace(kept, seconds_left=0) == replace(told, seconds_left=0)
         assert (await ledger.holders(team.id))[0].seconds_left > 1100
         await ledger.aclose()
+
+
+async def test_spend_is_of_one_moment(ledger: PostgresLedger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The truth arrives while the question is being answered: it is in all of the answer, or in none of it."""
+    (team,) = await ledger.open_windows([TEAM])
+    await ledger.reserve("r", [team.id], 100, owner="me", ttl=0.001)
+    await asyncio.sleep(0.01)
+    await ledger.expire(lambda _: None)
+    ask = ledger._database.rows
+
+    async def interrupted(pool: str, sql: str, *values: object) -> list[asyncpg.Record]:
+        found = await ask(pool, sql, *values)
+        monkeypatch.undo()
+        await ledger.post([Posting("r.1", "r", 40, 100)])
+        return found
+
+    monkeypatch.setattr(ledger._database, "rows", interrupted)
+    assert [line.amount for line in await ledger.spend([])] == [100]
+    assert [line.amount for line in await ledger.spend([])] == [40]
