@@ -234,3 +234,13 @@ async def test_spend_is_of_one_moment(ledger: PostgresLedger, monkeypatch: pytes
     monkeypatch.setattr(ledger._database, "rows", interrupted)
     assert [line.amount for line in await ledger.spend([])] == [100]
     assert [line.amount for line in await ledger.spend([])] == [40]
+
+
+async def test_giving_back_part_of_what_is_not_held_any_more_leaves_nothing_behind(
+    ledger: PostgresLedger, shell: asyncpg.Connection
+) -> None:
+    (team,) = await ledger.open_windows([TEAM])
+    await ledger.reserve("r", [team.id], 100, owner="me", ttl=60)
+    assert await ledger.release("r") == "closed"
+    assert await ledger.release("r", 5) == "already"
+    assert await shell.fetchval("SELECT count(*) FROM tollkeeper.step") == 0

@@ -343,7 +343,7 @@ BEGIN
   IF NOT EXISTS (SELECT 1 FROM tollkeeper.reservation WHERE id = p_id) THEN RETURN 'unknown'; END IF;
   IF p_amount IS NOT NULL THEN
     IF EXISTS (SELECT 1 FROM tollkeeper.step WHERE token = p_token) THEN RETURN 'released'; END IF;
-    INSERT INTO tollkeeper.step VALUES (p_token, p_id, p_amount);
+    INSERT INTO tollkeeper.step SELECT p_token, p_id, p_amount FROM tollkeeper.reservation WHERE id = p_id AND state = 'held';
   END IF;
   RETURN tollkeeper.give_back(p_id, p_amount);
 END $$;
