@@ -1,8 +1,8 @@
 """The money of several gateways, in one PostgreSQL database that they share.
 
 Each step is one SQL function, called in one round trip; the functions are in migrations/postgres.  Nothing is kept in a
-session, so a pooler in transaction mode may stand between.  A question whose answer was lost is asked again with the
-same ids, which changes nothing if it had been done.
+session but prepared statements, so a pooler in transaction mode that knows those (PgBouncer from 1.21) may stand
+between.  A question whose answer was lost is asked again with the same ids, which changes nothing if it had been done.
 """
 
 from __future__ import annotations
