@@ -15,6 +15,7 @@ from asyncpg.pool import PoolConnectionProxy
 
 STATEMENT: Final = 2.0  # seconds a step may take
 REPORT: Final = 60.0  # seconds a report may take
+PREPARE: Final = 60.0  # seconds that preparing the database may take, such as a migration
 CONNECT: Final = 1.0  # seconds to connect
 QUEUE: Final = 0.25  # seconds that a request waits for a free connection
 PROBE: Final = 0.25  # seconds between two looks at a database that is down
@@ -67,7 +68,8 @@ class Database:
             try:
                 connection = await asyncpg.connect(self._dsn, timeout=CONNECT)
                 try:
-                    await self._prepare(connection)
+                    async with asyncio.timeout(PREPARE):
+                        await self._prepare(connection)
                 finally:
                     connection.terminate()
                 self._pools = await self._connected()
@@ -117,6 +119,8 @@ class Database:
             for name, size in self._sizes.items():
                 pools[name] = self._pool(size)
                 await pools[name]
+                async with pools[name].acquire(timeout=CONNECT):  # one is there for the first caller
+                    pass
         except BaseException:
             for pool in pools.values():
                 pool.terminate()
@@ -127,7 +131,7 @@ class Database:
         """Not connected yet: await it."""
         return asyncpg.create_pool(
             self._dsn,
-            min_size=min(size, 2),
+            min_size=0,  # asyncpg would try to keep more than that, and log each time that it cannot, while all is down
             max_size=size,
             timeout=CONNECT,
             command_timeout=STATEMENT,

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TypeVar
 
 import apsw
 import asyncpg
 
-from gateway.ledger import Ledger
+from gateway.ledger import Ledger, LedgerUnavailable
 from gateway.ledger.postgres import PostgresLedger
 from gateway.ledger.sqlite import SqliteLedger
 from tests.servers import Postgres
 
+T = TypeVar("T")
 SECOND = 1_000_000_000
 START = "2026-03-16T12:00:00+00:00"  # a Monday
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -62,6 +65,16 @@ class House:
             return list(file.execute(text.replace("tollkeeper.", "")))
         finally:
             file.close()
+
+
+async def persistent(step: Callable[[], Awaitable[T]]) -> T:
+    """A caller that is told "unavailable" asks again with the same ids."""
+    for _ in range(200):
+        try:
+            return await step()
+        except LedgerUnavailable:
+            await asyncio.sleep(0.05)
+    return await step()
 
 
 @asynccontextmanager

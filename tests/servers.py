@@ -23,6 +23,8 @@ from pathlib import Path
 import asyncpg
 import pytest
 
+from gateway import database
+
 STRANGER = 65534  # "nobody": PostgreSQL does not run as root
 _numbers = count()
 
@@ -71,10 +73,13 @@ class Postgres:
 
     @asynccontextmanager
     async def database(self) -> AsyncIterator[str]:
-        """The URL of a new, empty database."""
+        """The URL of a new, empty database.  Until it is dropped, nobody is impatient with a busy machine."""
         name = f"t{os.getpid()}_{next(_numbers)}"
         await self._admin(f"CREATE DATABASE {name}")
-        yield self.url(name)
+        with pytest.MonkeyPatch.context() as patch:
+            for patience in ("STATEMENT", "CONNECT", "QUEUE"):
+                patch.setattr(database, patience, 30.0)
+            yield self.url(name)
         await self._admin(f"DROP DATABASE {name} WITH (FORCE)")
 
     async def _admin(self, sql: str) -> None:
@@ -110,7 +115,8 @@ def shared_postgres() -> Iterator[Postgres]:
     place = Path(tempfile.gettempdir()) / f"tollkeeper-pg-{run}"
     with _users(place) as users:
         if not users:
-            place.mkdir(exist_ok=True)
+            shutil.rmtree(place, ignore_errors=True)  # of a run that was killed, long ago, under the same number
+            place.mkdir()
             _made(place, ("fsync=off",))
         users.append(os.getpid())
     server = Postgres(place, int((place / "port").read_text()), Path((place / "binaries").read_text()))
@@ -139,20 +145,32 @@ def _users(place: Path) -> Iterator[list[int]]:
 
 def _made(folder: Path, settings: tuple[str, ...]) -> Postgres:
     binaries = _binaries(folder)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    (folder / "port").write_text(str(port))
     (folder / "binaries").write_text(str(binaries))
     if os.getuid() == 0:
         folder.chmod(0o755)
         shutil.chown(folder, STRANGER, STRANGER)
-    server = Postgres(folder, port, binaries)
+    server = Postgres(folder, 0, binaries)
     server.run("initdb", "-D", "data", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
-    chosen = ["listen_addresses=127.0.0.1", f"port={port}", f"unix_socket_directories={folder}", "max_connections=100"]
+    chosen = ["listen_addresses=127.0.0.1", f"unix_socket_directories={folder}", "max_connections=100", *settings]
     with (folder / "data" / "postgresql.conf").open("a") as file:
-        file.writelines(line.replace("=", " = '", 1) + "'\n" for line in [*chosen, *settings])
-    server.start()
+        file.writelines(line.replace("=", " = '", 1) + "'\n" for line in chosen)
+    return _started(server)
+
+
+def _started(server: Postgres, attempts: int = 3) -> Postgres:
+    """On a port that is free, and that nobody takes between the look and the start."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        server.port = free.getsockname()[1]
+    (server.folder / "port").write_text(str(server.port))
+    with (server.folder / "data" / "postgresql.conf").open("a") as file:
+        file.write(f"port = {server.port}\n")  # the last one counts
+    try:
+        server.start()
+    except RuntimeError:
+        if attempts == 1:
+            raise
+        return _started(server, attempts - 1)
     return server
 
 

@@ -13,7 +13,9 @@ later becomes one correcting entry.  A lease is a reservation from which its own
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import json
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, Literal, NamedTuple, Protocol
 from zoneinfo import ZoneInfo
 
@@ -29,6 +31,7 @@ DIMENSIONS: Final = ("team", "key", "user", "feature", "model", "provider")  # o
 MAX_NANO: Final = 9_200_000_000_000_000_000  # 9.2 billion USD: what a 64-bit integer holds, rounded down
 CONTENDED_RETRY: Final = 1.0  # seconds after which what others hold may be free again
 EXPIRE_AT_MOST: Final = 100  # reservations in one call of expire: a clock that leapt must not end them all at once
+UNSTORABLE: Final = re.compile("[\0\ud800-\udfff]")  # what PostgreSQL or UTF-8 has no place for
 OVERDUE: Final = 30  # seconds after which a reservation past its time should have been expired by somebody
 
 
@@ -113,11 +116,13 @@ class Refused(NamedTuple):
 class Posting(NamedTuple):
     """What one hold really cost.
 
-    hold: the gateway-made id of the attempt, such as "req_….1": a second posting of it changes nothing.
+    hold: the gateway-made id of the attempt, such as "req_….1", never the reservation's own: a second posting of it
+    changes nothing, except that a bill is charged still where none was expected (amount=None leaves no entry).
     reservation: the reservation or lease it is paid from.  held: nano-USD it had held.
     amount: nano-USD; None: it certainly billed nothing.  What lies above `held` is overrun.
     kind: "settle": this is the truth.  "expire": it is not known; this is charged until the truth arrives (<= held).
-    note: kept on the entry for spend questions (see DIMENSIONS; anything else small may be in it).
+    note: kept on the entry for spend questions (see DIMENSIONS; anything else small may be in it); characters that a
+    database cannot hold become U+FFFD.
     last: nothing else will be paid from the reservation: its rest is given back in the same step.
     counted: spend() counts it.  A call that is paid from several leases is counted in one of them.
     """
@@ -185,7 +190,8 @@ class Ledger(Protocol):
     async def open_windows(self, budgets: Sequence[Budget]) -> list[Window]:
         """The current window of each, in the order given, by the database's clock; made where missing.
 
-        A new period is a new row.  A window that is still running is kept when only the zone of its budget changed.
+        A new period is a new row.  A window that is still running is kept when the zone of its budget changed; the
+        next one begins where it ended, so that no moment lies in two of them or in none.
         A limit that changed is changed at once; lowered below what is committed, the ceiling stays above it.
         """
 
@@ -236,6 +242,7 @@ class Ledger(Protocol):
 
         journal: what is known of a reservation's holds: they are posted and the rest is given back.  None: nothing is
         known: hard windows are charged all that is left, soft ones nothing.  Called on the event loop.
+        One that cannot be ended does not keep the others; what was wrong with the first of them is raised at the end.
         """
 
     async def freeze(self, windows: Sequence[int], frozen: bool = True) -> int:
@@ -280,8 +287,8 @@ class Ledger(Protocol):
 
 def check_budget(budget: Budget) -> None:
     """Raises ValueError that names the field and the mend."""
-    if not budget.id or len(budget.id) > 512 or "\0" in budget.id:
-        raise ValueError("a budget's id has 1 to 512 characters, none of them NUL")
+    if not budget.id or len(budget.id) > 512 or UNSTORABLE.search(budget.id):
+        raise ValueError("a budget's id has 1 to 512 characters, none of them NUL or a lone surrogate")
     if budget.period not in PERIODS:
         raise ValueError(f"budget {budget.id}: period {budget.period!r} is not one of {', '.join(PERIODS)}")
     check_amount(f"budget {budget.id}: limit", budget.limit)
@@ -323,8 +330,8 @@ def check_ttl(ttl: float) -> None:
 
 def check_posting(posting: Posting) -> None:
     check_amount(f"posting {posting.hold}: held", posting.held)
-    if not posting.hold or (posting.hold == posting.reservation and posting.kind == "expire"):
-        raise ValueError("a posting names its hold, which is not the reservation's id where it expires")
+    if not posting.hold or posting.hold == posting.reservation:
+        raise ValueError("a posting names its hold, which is never the reservation's own id")
     if posting.amount is not None:
         check_amount(f"posting {posting.hold}: amount", posting.amount)
     if posting.kind not in ("settle", "expire"):
@@ -342,3 +349,38 @@ def check_spend(by: Sequence[str], filters: Mapping[str, str]) -> None:
     for word in filters:
         if word not in DIMENSIONS:
             raise ValueError(f"filters: {word!r} is not one of {', '.join(DIMENSIONS)}")
+
+
+def storable(note: Note | None) -> dict[str, str | int | bool | None] | None:
+    """What callers wrote must not stop their own bill, let alone those that are posted beside it."""
+    if note is None:
+        return None
+    return {
+        UNSTORABLE.sub("\ufffd", word): UNSTORABLE.sub("\ufffd", value) if isinstance(value, str) else value
+        for word, value in note.items()
+    }
+
+
+def write_note(note: Note | None) -> str | None:
+    return None if note is None else json.dumps(storable(note), separators=(",", ":"), ensure_ascii=False)
+
+
+async def expire_each(
+    due: Sequence[str], journal: Journal, end: Callable[[str, list[Posting] | None], Awaitable[bool]]
+) -> int:
+    """How many of these reservations `end` has ended.  Raises, at the end, what the first that failed raised."""
+    ended = 0
+    failed: Exception | None = None
+    for id in due:
+        try:
+            known = journal(id)
+            for posting in known or ():
+                check_posting(posting)
+                if posting.reservation != id:
+                    raise ValueError(f"the journal was asked for {id} and told of {posting.reservation}")
+            ended += await end(id, known)
+        except Exception as error:
+            failed = failed or error
+    if failed is not None:
+        raise failed
+    return ended

@@ -21,6 +21,7 @@ from gateway.ledger import (
     Posting,
     Refused,
     Window,
+    write_note,
 )
 from gateway.periods import period_of
 
@@ -73,10 +74,6 @@ def read_window(row: Sequence[object], now: int) -> Window:
     return Window(
         id, budget, start, end, limit, ceiling, spent, reserved, overrun, bool(frozen), bool(hard), seq, left  # type: ignore[arg-type]  # as above
     )  # fmt: skip
-
-
-def write_note(note: Note | None) -> str | None:
-    return None if note is None else json.dumps(note, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def admit(windows: Sequence[Window], amount: int, minimum: int | None) -> Refused | int:
@@ -136,6 +133,8 @@ class Accounts:
         window = self._running(budget.id, now)
         if window is None:
             starts, ends = period_of(budget.period, budget.zone, now) or (0, None)
+            ((last,),) = self._run("SELECT coalesce(max(ends), 0) FROM budget_window WHERE budget = ?", (budget.id,))
+            starts = max(starts, last)  # it may reach back into an older one where the zone changed
             ceiling = budget.limit if budget.hard else SOFT_CEILING
             self.run(
                 "INSERT INTO budget_window(budget, starts, ends, limit_nano, ceiling, hard) VALUES (?,?,?,?,?,?)",

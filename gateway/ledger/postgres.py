@@ -1,8 +1,8 @@
 """The money of several gateways, in one PostgreSQL database that they share.
 
 Each step is one SQL function, called in one round trip; the functions are in migrations/postgres.  Nothing is kept in a
-session, so a pooler in transaction mode may stand between.  A question whose answer was lost is asked again with the
-same ids, which changes nothing if it had been done.
+session but prepared statements, so a pooler in transaction mode that knows those (PgBouncer from 1.21) may stand
+between.  A question whose answer was lost is asked again with the same ids, which changes nothing if it had been done.
 """
 
 from __future__ import annotations
@@ -40,6 +40,9 @@ from gateway.ledger import (
     check_reserve,
     check_spend,
     check_ttl,
+    expire_each,
+    storable,
+    write_note,
 )
 
 MIGRATIONS: Final = ("001_ledger.sql",)  # migration n makes schema n; none is edited once released
@@ -71,16 +74,17 @@ class PostgresLedger:
         for budget in budgets:
             check_budget(budget)
         names = [budget.id for budget in budgets]
-        found = {row["asked"]: _window(row) for row in await self._rows("admit", RUNNING, names)}
-        changed = False
-        for budget in budgets:
-            window = found.get(budget.id)
-            if window is None or (window.limit, window.hard) != (budget.limit, budget.hard):
-                changed = True
+        found = await self._running(names)
+        changed = [b for b in budgets if (w := found.get(b.id)) is None or (w.limit, w.hard) != (b.limit, b.hard)]
+        while changed:
+            for budget in changed:
                 await self._one("admit", "SELECT tollkeeper.open_window($1, $2, $3, $4, $5)", *budget)
-        if changed:
-            found = {row["asked"]: _window(row) for row in await self._rows("admit", RUNNING, names)}
+            found = await self._running(names)
+            changed = [budget for budget in budgets if budget.id not in found]  # its period ended in between
         return [found[name] for name in names]
+
+    async def _running(self, names: list[str]) -> dict[str, Window]:
+        return {row["asked"]: _window(row) for row in await self._rows("admit", RUNNING, names)}
 
     async def reserve(
         self,
@@ -96,7 +100,7 @@ class PostgresLedger:
         check_reserve(id, windows, amount, minimum, ttl)
         sql = "SELECT * FROM tollkeeper.reserve($1, $2, $3, $4, $5, $6, $7)"
         return _verdict(
-            id, await self._one("admit", sql, id, list(windows), amount, minimum, owner, float(ttl), _json(note))
+            id, await self._one("admit", sql, id, list(windows), amount, minimum, owner, float(ttl), write_note(note))
         )
 
     async def grow(self, reservation: str, amount: int, minimum: int) -> Granted | Refused:
@@ -123,19 +127,15 @@ class PostgresLedger:
         ]
 
     async def expire(self, journal: Journal) -> int:
-        ended = 0
-        for (id,) in await self._rows("settle", DUE, EXPIRE_AT_MOST):
-            known = journal(id)
-            for posting in known or ():
-                check_posting(posting)
-                if posting.reservation != id:
-                    raise ValueError(f"the journal was asked for {id} and told of {posting.reservation}")
+        async def end(id: str, known: list[Posting] | None) -> bool:
             told = None if known is None else _postings(known)
-            ended += (await self._one("settle", "SELECT tollkeeper.expire($1, $2)", id, told))[0]
-        return ended
+            return bool((await self._one("settle", "SELECT tollkeeper.expire($1, $2)", id, told))[0])
+
+        due = await self._rows("settle", DUE, EXPIRE_AT_MOST)
+        return await expire_each([row[0] for row in due], journal, end)
 
     async def freeze(self, windows: Sequence[int], frozen: bool = True) -> int:
-        return len(await self._rows("settle", FREEZE, list(windows), frozen))
+        return int((await self._one("settle", "SELECT tollkeeper.freeze($1, $2)", list(windows), frozen))[0])
 
     async def audit(self) -> list[Defect]:
         sql = "SELECT kind, window_id, reservation, found, expected FROM tollkeeper.budget_audit"
@@ -165,14 +165,16 @@ class PostgresLedger:
         check_spend(by, filters)
         sums: dict[tuple[str | None, ...], list[int]] = defaultdict(lambda: [0, 0, 0])
         bounds = (0 if since is None else since, 2**62 if until is None else until)
-        for kind in ("own", "moved"):
-            columns = [_column(word, kind) for word in by]
-            terms = [f"AND entry.note ->> '{word}' = ${place}" for place, word in enumerate(filters, 3)]
-            group = " GROUP BY " + ", ".join(str(i + 1) for i in range(len(by))) if by else ""
-            sql = f"SELECT {', '.join([*columns, SUMS[kind]])} {FROM[kind]} {' '.join(terms)}{group}"
-            for *values, amount, overrun, entries in await self._rows("report", sql, *bounds, *filters.values()):
-                for place, value in enumerate((amount, overrun, entries)):
-                    sums[tuple(values)][place] += int(value or 0)
+        terms = " ".join(f"AND entry.note ->> '{word}' = ${place}" for place, word in enumerate(filters, 3))
+        group = " GROUP BY " + ", ".join(str(i + 1) for i in range(len(by))) if by else ""
+        halves = [
+            f"SELECT {', '.join([*(_column(word, kind) for word in by), SUMS[kind]])} {FROM[kind]} {terms}{group}"
+            for kind in ("own", "moved")
+        ]
+        asked = " UNION ALL ".join(halves)  # one statement sees one moment
+        for *values, amount, overrun, entries in await self._rows("report", asked, *bounds, *filters.values()):
+            for place, value in enumerate((amount, overrun, entries)):
+                sums[tuple(values)][place] += int(value or 0)
         found = [Spend(values, *three) for values, three in sums.items() if any(three)]
         return sorted(found, key=lambda line: (-line.amount, str(line.values)))
 
@@ -210,6 +212,7 @@ async def migrate(connection: Connection) -> None:
     Raises LedgerError where the schema is newer than what this Tollkeeper knows.
     """
     async with connection.transaction():
+        await connection.execute(DURABLE)
         await connection.execute("SELECT pg_advisory_xact_lock($1)", MIGRATION_LOCK)
         await connection.execute(VERSIONS)
         version = await connection.fetchval("SELECT coalesce(max(version), 0) FROM tollkeeper.migration")
@@ -224,6 +227,9 @@ async def migrate(connection: Connection) -> None:
             await connection.execute("INSERT INTO tollkeeper.migration VALUES ($1, $2, now())", number, name)
 
 
+DURABLE: Final = (
+    "SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'"
+)
 VERSIONS: Final = """
 CREATE SCHEMA IF NOT EXISTS tollkeeper;
 CREATE TABLE IF NOT EXISTS tollkeeper.migration (version int PRIMARY KEY, name text NOT NULL, at timestamptz NOT NULL)
@@ -242,10 +248,6 @@ WHERE w.id > $1 AND starts_with(w.budget, $2) AND ($3::bigint[] IS NULL OR w.id 
 DUE: Final = """
 SELECT id FROM tollkeeper.reservation
 WHERE state = 'held' AND expires <= tollkeeper.gw_now() ORDER BY expires, id LIMIT $1"""
-FREEZE: Final = """
-UPDATE tollkeeper.budget_window SET frozen = $2, seq = seq + 1 WHERE id IN
-(SELECT id FROM tollkeeper.budget_window WHERE id = ANY ($1::bigint[]) AND frozen <> $2 ORDER BY id FOR UPDATE)
-RETURNING id"""
 HOLDERS: Final = """
 SELECT r.id, r.owner, r.rest, tollkeeper.ns(r.since),
   extract(epoch FROM r.expires - tollkeeper.gw_now())::float8, r.note::text
@@ -281,9 +283,6 @@ def _verdict(id: str, row: Record) -> Granted | Refused:
     return Granted(id, row["amount"], row["left_over"], row["replay"])
 
 
-def _json(note: Note | None) -> str | None:
-    return None if note is None else json.dumps(dict(note), separators=(",", ":"), allow_nan=False)
-
-
 def _postings(postings: Sequence[Posting]) -> str:
-    return json.dumps([posting._asdict() for posting in postings], separators=(",", ":"), allow_nan=False)
+    told = [posting._asdict() | {"note": storable(posting.note)} for posting in postings]
+    return json.dumps(told, separators=(",", ":"))

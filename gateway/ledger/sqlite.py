@@ -42,6 +42,7 @@ from gateway.ledger import (
     check_reserve,
     check_spend,
     check_ttl,
+    expire_each,
 )
 from gateway.ledger.accounts import SECOND, WINDOWS, Accounts, read_window
 from gateway.ledger.batches import post_all
@@ -159,15 +160,11 @@ class SqliteLedger:
         return await self._commit(lambda: self._accounts.renew(owner, self._time() + int(ttl * SECOND)))
 
     async def expire(self, journal: Journal) -> int:
-        ended = 0
-        for id in await self._commit(lambda: self._accounts.due(self._time(), EXPIRE_AT_MOST)):
-            known = journal(id)
-            for posting in known or ():
-                check_posting(posting)
-                if posting.reservation != id:
-                    raise ValueError(f"the journal was asked for {id} and told of {posting.reservation}")
-            ended += await self._commit(lambda id=id, known=known: self._accounts.expire(id, known, self._time()))  # type: ignore[misc]  # defaults bind now
-        return ended
+        async def end(id: str, known: list[Posting] | None) -> bool:
+            return await self._commit(lambda: self._accounts.expire(id, known, self._time()))
+
+        due = await self._commit(lambda: self._accounts.due(self._time(), EXPIRE_AT_MOST))
+        return await expire_each(due, journal, end)
 
     async def freeze(self, windows: Sequence[int], frozen: bool = True) -> int:
         return await self._commit(lambda: self._accounts.freeze(windows, frozen))

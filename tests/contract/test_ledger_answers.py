@@ -203,6 +203,7 @@ async def test_a_week_begins_on_monday_and_total_never_ends(at: House) -> None:
 BAD = [
     (Budget("", "day", "UTC", 1, True), "1 to 512 characters"),
     (Budget("a\0b", "day", "UTC", 1, True), "NUL"),
+    (Budget("a\ud800b", "day", "UTC", 1, True), "surrogate"),
     (Budget("b", "year", "UTC", 1, True), "period 'year' is not one of day, week, month, total"),  # type: ignore[arg-type]  # on purpose
     (Budget("b", "day", "Mars/Base", 1, True), "no time zone 'Mars/Base'; use an IANA name"),
     (Budget("b", "day", "../etc/passwd", 1, True), "no time zone"),
@@ -240,7 +241,8 @@ async def test_amounts_and_times_that_cannot_be_are_refused(at: House) -> None:
             await ledger.reserve("r", windows, amount, minimum=minimum, owner="me", ttl=60)
     for posting in (
         Posting("", "r", 1, 1), Posting("h", "r", -1, 1), Posting("h", "r", 1, -1), Posting("h", "r", 2, 1, "expire"),
-        Posting("h", "r", None, 1, "expire"), Posting("r", "r", 1, 1, "expire"), Posting("h", "r", 1, 1, "correct"),  # type: ignore[arg-type]  # on purpose
+        Posting("h", "r", None, 1, "expire"), Posting("r", "r", 1, 1),
+        Posting("r", "r", 1, 1, "expire"), Posting("h", "r", 1, 1, "correct"),  # type: ignore[arg-type]  # on purpose
     ):  # fmt: skip
         with pytest.raises(ValueError, match=r"posting|hold"):
             await ledger.post([posting])

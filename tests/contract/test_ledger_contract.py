@@ -357,7 +357,18 @@ async def test_a_budget_whose_zone_changes_keeps_its_window_until_that_ends(at: 
     assert same.id == utc.id
     await at.at("2026-04-01T00:00:00+00:00")
     (tokyo,) = await at.ledger.open_windows([TEAM._replace(zone="Asia/Tokyo")])
-    assert tokyo.start == ns("2026-03-31T15:00:00+00:00")
+    assert (tokyo.start, tokyo.end) == (utc.end, ns("2026-04-30T15:00:00+00:00"))
+
+
+async def test_a_new_window_begins_where_the_last_one_ended_whatever_its_zone_and_period(at: House) -> None:
+    """Both months begin at the same moment and end an hour apart: there is one window for that hour, not none."""
+    (london,) = await at.ledger.open_windows([TEAM._replace(zone="Europe/London")])
+    await at.at("2026-03-31T23:30:00+00:00")
+    (utc,) = await at.ledger.open_windows([TEAM])
+    assert (utc.start, utc.end) == (london.end, ns("2026-04-01T00:00:00+00:00"))
+    await at.at("2026-04-01T00:00:00+00:00")
+    (april,) = await at.ledger.open_windows([TEAM])
+    assert (april.start, april.end) == (utc.end, ns("2026-05-01T00:00:00+00:00"))
 
 
 async def test_windows_are_found_by_prefix_and_id_page_by_page(at: House) -> None:
@@ -370,6 +381,28 @@ async def test_windows_are_found_by_prefix_and_id_page_by_page(at: House) -> Non
     await at.move(86400)
     assert await at.ledger.windows("user:") == []
     assert len(await at.ledger.windows("user:", current=False)) == 4
+
+
+async def test_words_that_a_database_cannot_hold_are_kept_as_near_as_it_can(at: House) -> None:
+    """A caller chooses the name of its user: it must not stop its own bill, let alone those posted beside it."""
+    windows = await ids(at, TEAM)
+    bad = {"team": "a", "user": "u\0\ud800\x1b", "fea\0ture": True}
+    await at.ledger.reserve("r", windows, 10, owner="me", ttl=60, note=bad)
+    assert (await at.ledger.holders(windows[0]))[0].note == {"team": "a", "user": "u��\x1b", "fea�ture": True}
+    assert await at.ledger.post([Posting("r.1", "r", 5, 10, note=bad)]) == ["ok"]
+    (line,) = await at.ledger.spend(["user"], filters={"team": "a"})
+    assert line.values == ("u��\x1b",)
+
+
+async def test_one_reservation_that_cannot_be_expired_does_not_keep_the_others(at: House) -> None:
+    windows = await ids(at, TEAM)
+    await hold(at, "first", windows, 10, ttl=1)
+    await hold(at, "second", windows, 20, ttl=2)
+    await at.move(3)
+    known = {"first": [Posting("h", "other", 1, 1)]}
+    with pytest.raises(ValueError, match="was asked for first and told of other"):
+        await at.ledger.expire(known.get)
+    assert await sums(at, windows[0]) == (20, 10, 0)
 
 
 NASTY = "x'); DROP TABLE entry; -- \"\\ %s $1 {0} 💰"

@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
-from gateway.ledger import LedgerUnavailable
+from gateway.ledger import Granted, LedgerUnavailable
 from gateway.ledger.postgres import PostgresLedger
 from gateway.ledger.sqlite import SqliteLedger
 from tests import ledger_storm
-from tests.ledgers import House
+from tests.ledgers import House, persistent
 from tests.servers import Postgres, postgres, shared_server, until  # noqa: F401  (pytest finds the fixture by this import)
 
 ROOT = Path(__file__).parents[2]
@@ -174,30 +174,25 @@ async def test_a_connection_cut_at_any_message_is_asked_again_and_comes_to_the_s
     assert 30 < at < 999
 
 
-async def persistent(step: Callable[[], Awaitable[list[object]]]) -> list[object]:
-    """A caller that is told "unavailable" asks again with the same ids."""
-    for _ in range(3):
-        try:
-            return await step()
-        except LedgerUnavailable:
-            await asyncio.sleep(0.05)
-    return await step()
-
-
 async def test_a_database_that_crashes_under_load_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
     with postgres() as server:
         async with on_postgres(server) as house:
             await house.ledger.open_windows(ledger_storm.BUDGETS)
-            storms = [start(house.place, tmp_path / "history", f"p{i}", 2000, 16) for i in range(2)]
-            await asyncio.sleep(1.0)
+            history = tmp_path / "history"
+            storms = [start(house.place, history, f"p{i}", 2000, 16) for i in range(2)]
+            while not history.exists() or history.read_text().count("\nposted ") < 20:
+                await asyncio.sleep(0.01)
             server.stop("immediate")
             with pytest.raises(LedgerUnavailable):
                 await house.ledger.open_windows(ledger_storm.BUDGETS)
+            before = history.read_text().count("\ngranted ")
             server.start()
             await until("the database is back", house.place)
-            await asyncio.sleep(0.6)
+            await persistent(lambda: result(house.ledger))  # until it has noticed, too
             await ended(*storms, house=house)
-            assert await ledger_storm.check(tmp_path / "history", house) > 100
+            assert await ledger_storm.check(history, house) >= before
+            (fresh,) = await house.ledger.open_windows([ledger_storm.BUDGETS[0]._replace(id="fresh")])
+            assert isinstance(await house.ledger.reserve("after", [fresh.id], 1, owner="me", ttl=60), Granted)
 
 
 @pytest.mark.long

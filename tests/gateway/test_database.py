@@ -14,6 +14,8 @@ from gateway import database
 from gateway.database import Database, DatabaseDown
 from tests.servers import Postgres, postgres, until
 
+pytestmark = pytest.mark.serial  # how long it waits is measured
+
 ONE = "SELECT 1"
 
 
@@ -57,7 +59,9 @@ async def answers(base: Database, within: float) -> None:
             await asyncio.sleep(0.02)
 
 
-async def test_a_database_that_stops_is_told_at_once_and_used_again_when_it_is_back(own: Postgres) -> None:
+async def test_a_database_that_stops_is_told_at_once_and_used_again_when_it_is_back(
+    own: Postgres, caplog: pytest.LogCaptureFixture
+) -> None:
     async with opened(own.url()) as base:
         await base.rows("admit", ONE)
         own.stop()
@@ -68,6 +72,21 @@ async def test_a_database_that_stops_is_told_at_once_and_used_again_when_it_is_b
         assert waits[0] < 1
         assert max(waits[1:]) < 0.05
         await answers(base, 3)
+    assert {(record.name, record.levelname) for record in caplog.records} == {("gateway.database", "WARNING")}
+    assert len(caplog.records) == 1  # one line for one outage, however long
+
+
+async def test_a_database_that_hangs_while_it_is_prepared_is_told(
+    own: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def hangs(connection: asyncpg.Connection) -> None:
+        await connection.execute("SELECT pg_sleep(60)")
+
+    monkeypatch.setattr(database, "PREPARE", 0.2)
+    base = Database(own.url(), {"admit": 1}, hangs)
+    with pytest.raises(DatabaseDown, match="TimeoutError"):
+        await base.start()
+    await base.aclose()
 
 
 async def test_a_database_that_hangs_is_told_after_one_time_out_and_then_at_once(

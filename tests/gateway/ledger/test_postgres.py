@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
+from pathlib import Path
 
 import asyncpg
 import pytest
+from msgspec.structs import replace
 
 from gateway.ledger import Budget, Granted, LedgerError, LedgerUnavailable, Posting
 from gateway.ledger.postgres import MIGRATIONS, PostgresLedger, migrate
-from tests.servers import Postgres, shared_server  # noqa: F401  (pytest finds the fixture by this import)
+from tests.ledgers import persistent
+from tests.servers import Postgres, postgres, shared_server, until  # noqa: F401  (pytest finds the fixture by this import)
 
 TEAM = Budget("team", "month", "UTC", 1000, True)
+# A clock that is a step further each time somebody looks, and that reaches the end of the month on its way.
+RUNNING_CLOCK = """
+CREATE SEQUENCE public.ticks;
+CREATE OR REPLACE FUNCTION tollkeeper.gw_now() RETURNS timestamptz LANGUAGE sql AS
+$$ SELECT '2026-03-31T23:59:50Z'::timestamptz + make_interval(secs => nextval('public.ticks')) $$;
+"""
 
 
 @pytest.fixture
@@ -168,3 +177,70 @@ async def test_what_was_renewed_between_being_found_due_and_being_expired_is_lef
     assert await shell.fetchval("SELECT tollkeeper.expire('r', NULL)") is False
     await shell.execute("UPDATE tollkeeper.reservation SET expires = now()")
     assert await shell.fetchval("SELECT tollkeeper.expire('r', NULL)") is True
+
+
+@pytest.mark.parametrize("ticks", range(1, 12))
+async def test_a_period_that_ends_while_windows_are_opened_is_opened_anew(
+    ticks: int, ledger: PostgresLedger, shell: asyncpg.Connection
+) -> None:
+    await ledger.start()
+    await shell.execute(RUNNING_CLOCK)
+    await ledger.open_windows([TEAM])
+    await shell.execute(f"SELECT setval('public.ticks', {ticks})")
+    opened = await ledger.open_windows([TEAM, TEAM._replace(id="other")])
+    assert [window.budget for window in opened] == ["team", "other"]
+
+
+async def test_what_was_answered_outlives_a_crash_whatever_the_server_is_set_to(tmp_path: Path) -> None:
+    with postgres("synchronous_commit=off", "wal_writer_delay=10s") as server:
+        ledger = PostgresLedger(server.url())
+        (team,) = await ledger.open_windows([TEAM])
+        steps: list[Awaitable[object]] = [
+            ledger.reserve("r", [team.id], 100, owner="me", ttl=600),
+            ledger.post([Posting("r.1", "r", 10, 20)]),
+            ledger.release("r", 5),
+            ledger.reserve("l", [team.id], 10, minimum=1, owner="me", ttl=600),
+            ledger.grow("l", 10, 1),
+            ledger.freeze([team.id]),
+            ledger.open_windows([TEAM._replace(limit=999)]),
+            ledger.renew("me", 1200),
+        ]
+        for step in steps:
+            await step
+            (told,) = await ledger.windows()
+            server.stop("immediate")
+            server.start()
+            await until("the database is back", server.url())
+            (kept,) = await persistent(ledger.windows)
+            assert replace(kept, seconds_left=0) == replace(told, seconds_left=0)
+        assert (await ledger.holders(team.id))[0].seconds_left > 1100
+        await ledger.aclose()
+
+
+async def test_spend_is_of_one_moment(ledger: PostgresLedger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The truth arrives while the question is being answered: it is in all of the answer, or in none of it."""
+    (team,) = await ledger.open_windows([TEAM])
+    await ledger.reserve("r", [team.id], 100, owner="me", ttl=0.001)
+    await asyncio.sleep(0.01)
+    await ledger.expire(lambda _: None)
+    ask = ledger._database.rows
+
+    async def interrupted(pool: str, sql: str, *values: object) -> list[asyncpg.Record]:
+        found = await ask(pool, sql, *values)
+        monkeypatch.undo()
+        await ledger.post([Posting("r.1", "r", 40, 100)])
+        return found
+
+    monkeypatch.setattr(ledger._database, "rows", interrupted)
+    assert [line.amount for line in await ledger.spend([])] == [100]
+    assert [line.amount for line in await ledger.spend([])] == [40]
+
+
+async def test_giving_back_part_of_what_is_not_held_any_more_leaves_nothing_behind(
+    ledger: PostgresLedger, shell: asyncpg.Connection
+) -> None:
+    (team,) = await ledger.open_windows([TEAM])
+    await ledger.reserve("r", [team.id], 100, owner="me", ttl=60)
+    assert await ledger.release("r") == "closed"
+    assert await ledger.release("r", 5) == "already"
+    assert await shell.fetchval("SELECT count(*) FROM tollkeeper.step") == 0

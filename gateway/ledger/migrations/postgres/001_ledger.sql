@@ -74,6 +74,12 @@ CREATE TRIGGER entry_is_never_emptied BEFORE TRUNCATE ON tollkeeper.entry
 -- The one clock.  Not now(): that stands still while a transaction waits for a lock.
 CREATE FUNCTION tollkeeper.gw_now() RETURNS timestamptz LANGUAGE sql AS 'SELECT clock_timestamp()';
 
+-- What was answered is on the disk, also where the server is set to answer before that.  Local to the transaction.
+CREATE FUNCTION tollkeeper.durable() RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+  IF current_setting('synchronous_commit') = 'off' THEN PERFORM set_config('synchronous_commit', 'on', true); END IF;
+END $$;
+
 CREATE FUNCTION tollkeeper.ns(p_at timestamptz) RETURNS bigint LANGUAGE sql IMMUTABLE AS
 $$ SELECT CASE WHEN isfinite(p_at) THEN (extract(epoch FROM p_at) * 1000000)::bigint * 1000 END $$;
 
@@ -104,22 +110,26 @@ BEGIN
   END LOOP;
 END $$;
 
--- The window of a budget that is running: the newest, should there be two because the zone changed.
+-- The window of a budget that is running.
 CREATE FUNCTION tollkeeper.running(p_budget text, p_at timestamptz) RETURNS SETOF tollkeeper.budget_window LANGUAGE sql STABLE AS $$
   SELECT * FROM tollkeeper.budget_window WHERE budget = p_budget AND starts <= p_at AND p_at < ends
    ORDER BY starts DESC LIMIT 1 $$;
 
 CREATE FUNCTION tollkeeper.open_window(p_budget text, p_period text, p_zone text, p_limit bigint, p_hard boolean)
 RETURNS bigint LANGUAGE plpgsql SET lock_timeout = '1s' AS $$
-DECLARE v_at timestamptz := tollkeeper.gw_now(); v_id bigint; v_period record;
+DECLARE v_at timestamptz; v_id bigint; v_period record;
 BEGIN
+  PERFORM tollkeeper.durable();
+  PERFORM pg_advisory_xact_lock(hashtextextended('tollkeeper ' || p_budget, 0));  -- gateways may differ in the zone they know
+  v_at := tollkeeper.gw_now();
   SELECT id INTO v_id FROM tollkeeper.running(p_budget, v_at);
   IF v_id IS NULL THEN
     SELECT * INTO v_period FROM tollkeeper.period_of(p_period, p_zone, v_at);
+    SELECT greatest(v_period.starts, max(ends)) INTO v_period.starts         -- it may reach back into an older one
+      FROM tollkeeper.budget_window WHERE budget = p_budget;                 -- where the zone changed
     INSERT INTO tollkeeper.budget_window (budget, starts, ends, limit_nano, ceiling, hard)
       VALUES (p_budget, v_period.starts, v_period.ends, p_limit, CASE WHEN p_hard THEN p_limit ELSE 9223372036854775807 END, p_hard)
-      ON CONFLICT (budget, starts) DO NOTHING;
-    SELECT id INTO STRICT v_id FROM tollkeeper.running(p_budget, v_at);
+      RETURNING id INTO v_id;
   END IF;
   UPDATE tollkeeper.budget_window
      SET limit_nano = p_limit, hard = p_hard, seq = seq + 1,
@@ -169,6 +179,7 @@ LANGUAGE plpgsql SET lock_timeout = '1s' AS $$
 DECLARE r tollkeeper.reservation; v_at timestamptz; v record; v_prime bigint;
 BEGIN
   replay := false;
+  PERFORM tollkeeper.durable();
   SELECT * INTO v FROM tollkeeper.admit(p_windows, p_amount, p_minimum);  -- the locks first: who asks twice at once, waits
   SELECT * INTO r FROM tollkeeper.reservation WHERE id = p_id;
   IF FOUND THEN                                                          -- a COMMIT whose answer was lost, asked again
@@ -196,6 +207,7 @@ LANGUAGE plpgsql SET lock_timeout = '1s' AS $$
 DECLARE r tollkeeper.reservation; v_windows bigint[]; v record;
 BEGIN
   replay := false; available := 0;
+  PERFORM tollkeeper.durable();
   SELECT * INTO r FROM tollkeeper.reservation WHERE id = p_id FOR UPDATE;
   IF NOT FOUND OR r.state <> 'held' THEN reason := 'lost'; RETURN; END IF;
   SELECT s.amount INTO amount FROM tollkeeper.step s WHERE s.token = p_token;
@@ -315,6 +327,7 @@ END $$;
 CREATE FUNCTION tollkeeper.post(p_postings jsonb) RETURNS text[] LANGUAGE plpgsql SET lock_timeout = '1s' AS $$
 DECLARE p jsonb; v_answers text[] := '{}';
 BEGIN
+  PERFORM tollkeeper.durable();
   PERFORM tollkeeper.lock_all(ARRAY(SELECT x ->> 'reservation' FROM jsonb_array_elements(p_postings) x));
   FOR p IN SELECT * FROM jsonb_array_elements(p_postings) LOOP
     v_answers := v_answers || tollkeeper.post_one(p ->> 'hold', p ->> 'reservation', (p ->> 'amount')::bigint,
@@ -325,17 +338,19 @@ END $$;
 
 CREATE FUNCTION tollkeeper.release(p_id text, p_amount bigint, p_token uuid) RETURNS text LANGUAGE plpgsql SET lock_timeout = '1s' AS $$
 BEGIN
+  PERFORM tollkeeper.durable();
   PERFORM tollkeeper.lock_all(ARRAY[p_id]);
   IF NOT EXISTS (SELECT 1 FROM tollkeeper.reservation WHERE id = p_id) THEN RETURN 'unknown'; END IF;
   IF p_amount IS NOT NULL THEN
     IF EXISTS (SELECT 1 FROM tollkeeper.step WHERE token = p_token) THEN RETURN 'released'; END IF;
-    INSERT INTO tollkeeper.step VALUES (p_token, p_id, p_amount);
+    INSERT INTO tollkeeper.step SELECT p_token, p_id, p_amount FROM tollkeeper.reservation WHERE id = p_id AND state = 'held';
   END IF;
   RETURN tollkeeper.give_back(p_id, p_amount);
 END $$;
 
 CREATE FUNCTION tollkeeper.renew(p_owner text, p_ttl float8) RETURNS SETOF text LANGUAGE plpgsql SET lock_timeout = '1s' AS $$
 BEGIN
+  PERFORM tollkeeper.durable();
   PERFORM 1 FROM tollkeeper.reservation WHERE owner = p_owner AND state = 'held' ORDER BY id FOR UPDATE;
   UPDATE tollkeeper.reservation SET expires = tollkeeper.gw_now() + make_interval(secs => p_ttl)
    WHERE owner = p_owner AND state = 'held';
@@ -346,6 +361,7 @@ END $$;
 CREATE FUNCTION tollkeeper.expire(p_id text, p_known jsonb) RETURNS boolean LANGUAGE plpgsql SET lock_timeout = '1s' AS $$
 DECLARE r tollkeeper.reservation; p jsonb;
 BEGIN
+  PERFORM tollkeeper.durable();
   PERFORM 1 FROM tollkeeper.reservation WHERE id = p_id FOR UPDATE SKIP LOCKED;  -- somebody is at it: leave it to them
   IF NOT FOUND THEN RETURN false; END IF;
   PERFORM tollkeeper.lock_all(ARRAY[p_id]);
@@ -368,6 +384,16 @@ BEGIN
   UPDATE tollkeeper.reservation SET state = 'expired', rest = 0 WHERE id = p_id;
   DELETE FROM tollkeeper.step WHERE reservation = p_id;
   RETURN true;
+END $$;
+
+CREATE FUNCTION tollkeeper.freeze(p_windows bigint[], p_frozen boolean) RETURNS bigint LANGUAGE plpgsql SET lock_timeout = '1s' AS $$
+DECLARE v_changed bigint;
+BEGIN
+  PERFORM tollkeeper.durable();
+  PERFORM 1 FROM tollkeeper.budget_window WHERE id = ANY (p_windows) ORDER BY id FOR UPDATE;
+  UPDATE tollkeeper.budget_window SET frozen = p_frozen, seq = seq + 1 WHERE id = ANY (p_windows) AND frozen <> p_frozen;
+  GET DIAGNOSTICS v_changed = ROW_COUNT;
+  RETURN v_changed;
 END $$;
 
 -- Every row is a defect.  `overdue` only while an owner lives: after a stop of all, nobody was there to expire anything.
