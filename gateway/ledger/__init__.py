@@ -351,10 +351,10 @@ def check_spend(by: Sequence[str], filters: Mapping[str, str]) -> None:
             raise ValueError(f"filters: {word!r} is not one of {', '.join(DIMENSIONS)}")
 
 
-def storable(note: Note | None) -> dict[str, str | int | bool | None] | None:
+def storable(note: Note | None) -> Note | None:
     """What callers wrote must not stop their own bill, let alone those that are posted beside it."""
-    if note is None:
-        return None
+    if note is None or not UNSTORABLE.search("".join([*note, *[v for v in note.values() if isinstance(v, str)]])):
+        return note
     return {
         UNSTORABLE.sub("\ufffd", word): UNSTORABLE.sub("\ufffd", value) if isinstance(value, str) else value
         for word, value in note.items()

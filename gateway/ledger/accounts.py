@@ -133,7 +133,7 @@ class Accounts:
         window = self._running(budget.id, now)
         if window is None:
             starts, ends = period_of(budget.period, budget.zone, now) or (0, None)
-            ((last,),) = self._run("SELECT coalesce(max(ends), 0) FROM budget_window WHERE budget = ?", (budget.id,))
+            ((last,),) = self.run("SELECT coalesce(max(ends), 0) FROM budget_window WHERE budget = ?", (budget.id,))
             starts = max(starts, last)  # it may reach back into an older one where the zone changed
             ceiling = budget.limit if budget.hard else SOFT_CEILING
             self.run(
@@ -375,8 +375,8 @@ class Accounts:
         hold, reservation, share, note = told
         note = note if share.prime else None
         words = json.loads(note) if note else {}
-        told = (now, hold, reservation, share.window, kind, amount, moved, share.prime)
-        self.run(ENTRY, (*told, *values(words), note))
+        facts = (now, hold, reservation, share.window, kind, amount, moved, share.prime)
+        self.run(ENTRY, (*facts, *values(words), note))
 
 
 def values(words: Mapping[str, object]) -> list[str | None]:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from itertools import chain
 from typing import Final
 
-from gateway.ledger import DIMENSIONS, Posting
-from gateway.ledger.accounts import ENTRY, Accounts, Share, values, write_note
+from gateway.ledger import DIMENSIONS, Posting, storable, write_note
+from gateway.ledger.accounts import ENTRY, Accounts, Share, values
 
 ROWS: Final = 64  # entries in one statement
 _MORE: Final = ",(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
@@ -60,7 +60,7 @@ def _ordinary(accounts: Accounts, postings: Sequence[Posting]) -> dict[str, list
 def _row(posting: Posting, share: Share, now: int) -> tuple[object, ...]:
     """Its entry.  A note that says no more than the entry's columns do is not kept."""
     prime = share.prime and posting.counted
-    note = posting.note if prime and posting.note is not None else {}
+    note = (storable(posting.note) if prime else None) or {}
     kept = None if note.keys() <= _COLUMNS else write_note(note)
     told = (now, posting.hold, posting.reservation, share.window, "settle", posting.amount, 0, prime)
     return (*told, *values(note), kept)
