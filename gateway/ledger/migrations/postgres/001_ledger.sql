@@ -183,6 +183,7 @@ BEGIN
   SELECT * INTO v FROM tollkeeper.admit(p_windows, p_amount, p_minimum);  -- the locks first: who asks twice at once, waits
   SELECT * INTO r FROM tollkeeper.reservation WHERE id = p_id;
   IF FOUND THEN                                                          -- a COMMIT whose answer was lost, asked again
+    IF r.owner = '' THEN reason := 'lost'; available := 0; RETURN; END IF;  -- released before it came
     IF (SELECT array_agg(s.window_id ORDER BY s.window_id) FROM tollkeeper.share s WHERE s.reservation = p_id)
        IS DISTINCT FROM (SELECT array_agg(x ORDER BY x) FROM unnest(p_windows) x) THEN
       RAISE EXCEPTION 'reservation % was made for other windows: an id names one reservation only', p_id;
@@ -340,7 +341,14 @@ CREATE FUNCTION tollkeeper.release(p_id text, p_amount bigint, p_token uuid) RET
 BEGIN
   PERFORM tollkeeper.durable();
   PERFORM tollkeeper.lock_all(ARRAY[p_id]);
-  IF NOT EXISTS (SELECT 1 FROM tollkeeper.reservation WHERE id = p_id) THEN RETURN 'unknown'; END IF;
+  IF NOT EXISTS (SELECT 1 FROM tollkeeper.reservation WHERE id = p_id) THEN
+    IF p_amount IS NOT NULL THEN RETURN 'unknown'; END IF;
+    -- It never will be: what a process asked for before it was killed may still be on its way here.
+    INSERT INTO tollkeeper.reservation VALUES (p_id, 0, 0, 'closed', '', tollkeeper.gw_now(), tollkeeper.gw_now(), NULL)
+      ON CONFLICT DO NOTHING;
+    IF FOUND THEN RETURN 'unknown'; END IF;
+    PERFORM tollkeeper.lock_all(ARRAY[p_id]);  -- it came while we looked
+  END IF;
   IF p_amount IS NOT NULL THEN
     IF EXISTS (SELECT 1 FROM tollkeeper.step WHERE token = p_token) THEN RETURN 'released'; END IF;
     INSERT INTO tollkeeper.step SELECT p_token, p_id, p_amount FROM tollkeeper.reservation WHERE id = p_id AND state = 'held';
