@@ -79,6 +79,8 @@ NEWER = "https://api.openai.com/v1"
         (say("hi", max_tokens=7, n=3), {}, 21, None),
         (say("hi", n=3), {}, 3 * 4096, 4096),
         (say("hi", max_completion_tokens=7), {}, 7, 7),  # to be renamed
+        (say("hi", max_tokens=7, max_completion_tokens=None), {}, 7, 7),  # to be left out
+        ({"prompt": "hi", "max_tokens": 7, "max_completion_tokens": None}, {}, 7, 7),
         ({"prompt": "hi"}, {}, 16, 16),
         ({"prompt": "hi", "max_tokens": 7}, {}, 7, None),
         ({"prompt": "hi", "max_tokens": 0}, {}, 0, None),
@@ -219,7 +221,9 @@ async def test_a_vocabulary_that_normalises_may_make_more_of_a_character() -> No
 # ── what has no bound ───────────────────────────────────────────────────────────────────────────────────────────────
 
 UNBOUNDED: list[tuple[dict[str, Any], str, str]] = [
-    (say("hi", web_search_options={}, stop=["x"]), "", ""),  # asks for nothing
+    (say("hi", web_search_options=None, prediction=None), "", ""),
+    (say("hi", web_search_options={}), "web_search_options", "max_cost_usd"),
+    (say("hi", n_predict=None), "n_predict", "max_cost_usd"),
     (say("hi", web_search_options={"search_context_size": "low"}), "web_search_options", "max_cost_usd"),
     (say("hi", prediction={"type": "content", "content": "x"}), "prediction", "max_cost_usd"),
     (say("hi", n_predict=100_000), "n_predict", "max_cost_usd"),
