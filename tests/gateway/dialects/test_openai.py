@@ -84,6 +84,7 @@ def test_errors_are_in_openais_shape() -> None:
             {"max_tokens": 10, "max_completion_tokens": 64},
         ),
         ("max_tokens", '"max_tokens":64,"max_completion_tokens":64,', {"max_tokens": 64}),
+        ("max_tokens", '"max_tokens":64,"max_completion_tokens":null,', {"max_tokens": 64}),
     ],
 )
 def test_a_cap_is_sent_where_the_provider_reads_it(field: str, asked: str, sent: dict[str, int | None]) -> None:
