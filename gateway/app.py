@@ -8,6 +8,7 @@ import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
@@ -17,6 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway import providers
 from gateway.adapter import Adapter
+from gateway.books import Books
 from gateway.config import find_policy, policy_settings
 from gateway.counters import Counters
 from gateway.counters.memory import MemoryCounters
@@ -29,17 +31,19 @@ from gateway.endpoints.models import ModelsEndpoint
 from gateway.endpoints.relay import RelayEndpoint
 from gateway.errors import BadCall
 from gateway.keys import Keys
+from gateway.ledger.sqlite import SqliteLedger
 from gateway.meter import Meter
 from gateway.pipeline import Pipeline
 from gateway.policy import Policy
 from gateway.prices import Prices
 from gateway.redaction import redact
-from gateway.settings import Config, Provider
+from gateway.settings import Config, Provider, budgeted
 from gateway.store.sqlite import SqliteRecordStore
 from gateway.targets import Targets
 from gateway.telemetry import Observer, w3c
 from gateway.telemetry.logs import AccessLog
 from gateway.telemetry.metrics import Metrics
+from gateway.telemetry.money import Money
 from gateway.telemetry.records import Records
 from gateway.telemetry.traces import Traces
 from gateway.transport import Limits, Transport
@@ -66,12 +70,11 @@ class Gateway:
         observers += [watcher for watcher in (self.records, self.traces, self.access_log) if watcher is not None]
         self.prices = Prices(config)
         self.counters = _counters(config)
-        self.pipeline = Pipeline(
-            _policies(config, self._offers()) if policies is None else policies,
-            self.targets,
-            Meter(self.prices),
-            observers,
-        )
+        self.books = _books(config)
+        self.metrics.registry.register(Money(self.books))
+        self.meter = Meter(self.prices)
+        built = _policies(config, self._offers()) if policies is None else policies
+        self.pipeline = Pipeline(built, self.targets, self.meter, observers)
         self.urls = self._urls()
         self.admin = self._admin_urls()
         self._watch: asyncio.Task[None] | None = None
@@ -91,6 +94,8 @@ class Gateway:
         today = datetime.now(UTC).date()
         for complaint in await asyncio.to_thread(self.prices.unpriced, today):
             log.warning(complaint)
+        if self.books is not None:
+            await self.books.open()
         self._watch = asyncio.create_task(self.metrics.watch_loop())
 
     async def close(self) -> None:
@@ -99,6 +104,8 @@ class Gateway:
         if self._watch is not None:
             self._watch.cancel()
         await self.pipeline.idle()
+        if self.books is not None:
+            await self.books.aclose()
         await self.counters.aclose()
         for observer in self.pipeline.observers:
             await observer.aclose()
@@ -120,7 +127,15 @@ class Gateway:
     def _offers(self) -> dict[str, Any]:
         """What policies may ask for."""
         config = self.config
-        return {"counters": self.counters, "teams": config.teams, "models": config.models, "prices": self.prices}
+        return {
+            "config": config,
+            "teams": config.teams,
+            "models": config.models,
+            "prices": self.prices,
+            "counters": self.counters,
+            "books": self.books,
+            "meter": self.meter,
+        }
 
     def _metrics(self) -> Metrics:
         config = self.config
@@ -238,6 +253,14 @@ def _counters(config: Config) -> Counters:
     from gateway.counters.valkey import ValkeyCounters  # an extra: imported where it is named
 
     return ValkeyCounters(config.counters, MemoryCounters(), config.server.replicas)
+
+
+def _books(config: Config) -> Books | None:
+    """None: nothing is budgeted, so no money is counted before it is spent."""
+    if not budgeted(config):
+        return None
+    place = Path(config.store.removeprefix("sqlite:///"))
+    return Books(SqliteLedger(place.with_name(f"{place.stem}.ledger.db")), place.with_name(f"{place.stem}.ledger"))
 
 
 def _records(config: Config) -> tuple[Records | None, SqliteRecordStore | None]:

@@ -22,7 +22,8 @@ CODES: Final = frozenset(
         # who asks
         "missing_api_key", "invalid_api_key", "several_api_keys", "admin_only",
         # what a policy decided
-        "model_not_allowed", "policy_failed", "budget_exhausted", "budget_contended", "model_unpriced", "rate_limited",
+        "model_not_allowed", "policy_failed", "budget_exhausted", "budget_contended", "budget_frozen",
+        "budget_unavailable", "model_unpriced", "rate_limited",
         "blocked_by_safety",
         # what the provider did
         "upstream_refused", "upstream_rate_limited", "upstream_auth", "upstream_error", "upstream_unavailable",
