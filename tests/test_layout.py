@@ -29,6 +29,7 @@ SHARED = {
     "gateway.dialects.sse": "framing of server-sent events, which no dialect owns",
     "gateway.dialects.openai_answers": "the other half of the dialect openai",
     "gateway.dialects.opaque": "reads a relayed answer, which is in no dialect",
+    "gateway.store.directory": "the shape of what every directory keeps, and the chain of its log",
     "gateway.telemetry.w3c": "pure reading and writing of trace context; no sink of its own",
 }
 # file: the most that stands in the lower layers may import
