@@ -209,7 +209,8 @@ def understand(raw: bytes, model: type[Body]) -> Body:
         raise BadCall("the body is not JSON", code="invalid_json")
     where = printable(".".join(str(step) for step in first["loc"] if not str(step).startswith("function-")))
     if first["type"] == "extra_forbidden":
-        raise bad(where, f"unknown; there are {', '.join(model.model_fields)}")
+        top = len(first["loc"]) == 1
+        raise bad(where, f"unknown; there are {', '.join(model.model_fields)}" if top else "unknown")
     if first["type"] == "missing":
         raise bad(where, "is missing")
     wrong = first["msg"].removeprefix("Value error, ")
