@@ -236,12 +236,13 @@ def chain(previous: str, seq: int, entry: Entry) -> str:
 
 
 class Walk:
-    """Follows the log row by row, from its first."""
+    """Follows the log row by row, from its first, and holds what is there against what it says."""
 
     def __init__(self) -> None:
         self.rows = 0
         self.hash = START
         self.problem = ""
+        self._last: dict[str, str | None] = {}  # each object as its last row left it
 
     def step(self, row: Row) -> bool:
         """False: this row is not the one that was written here, and nothing after it can be trusted."""
@@ -254,10 +255,29 @@ class Walk:
             self.problem = f"row {seq} is not as it was written, or a row before it was replaced"
         else:
             self.rows, self.hash = seq, hash
+            self._last[str(object)] = after
         return not self.problem
 
-    def end(self, revision: int) -> Checked:
-        """revision: the newest that any object has.  The log must reach as far."""
+    def end(self, revision: int, items: Sequence[Item]) -> Checked:
+        """revision: the newest that any object has; items: all there are, read together with the last rows."""
         if not self.problem and revision > self.rows:
             self.problem = f"the rows after {self.rows} are missing: an object was changed by row {revision}"
+        if not self.problem:
+            self.problem = self._compare(items)
         return Checked(self.rows, self.problem, self.rows, self.hash)
+
+    def _compare(self, items: Sequence[Item]) -> str:
+        """What was written past the log.  Words that a later version added to an object are in no row of an older."""
+        present = {f"{kind(item)} {item.id}": item for item in items}
+        for name, item in present.items():
+            logged, held = self._last.get(name), told(item)
+            if logged is None or not msgspec.json.decode(logged).items() <= msgspec.json.decode(held or "{}").items():
+                return f"the {name} is not as the log says: it was written past it"
+        for name, after in self._last.items():
+            if after is None or name in present:
+                continue
+            facts = msgspec.json.decode(after)
+            if facts["type"] == "key" and f"team {facts['team']}" not in present:
+                continue  # keys that were revoked go with their team, in its row
+            return f"the {name} is gone, and the log does not say so"
+        return ""

@@ -109,9 +109,9 @@ class SqliteDirectory:
     async def check(self) -> Checked:
         walk = Walk()
         while True:
-            rows, newest = await self._run(lambda: self._page(walk.rows))
+            rows, newest, items = await self._run(lambda: self._page(walk.rows))
             if not all(walk.step(row) for row in rows) or len(rows) < PAGE:
-                return walk.end(newest)
+                return walk.end(newest, items)
 
     async def aclose(self) -> None:
         await asyncio.to_thread(self._close)
@@ -156,10 +156,13 @@ class SqliteDirectory:
 
     def _read(self, since: int) -> Changes:
         with _snapshot(self._connection):
-            revision = self._revision()
-            rows = self._connection.execute(
-                "SELECT kind, id, body FROM item WHERE revision > ? ORDER BY kind, id", (since,)
-            ).fetchall()
+            return Changes(self._revision(), *self._items(since))
+
+    def _items(self, since: int) -> tuple[list[Item], list[tuple[str, str]]]:
+        """What is there and what is gone, of what changed after this revision."""
+        rows = self._connection.execute(
+            "SELECT kind, id, body FROM item WHERE revision > ? ORDER BY kind, id", (since,)
+        ).fetchall()
         items: list[Item] = []
         gone: list[tuple[str, str]] = []
         for name, id, body in cast("list[tuple[str, str, str | None]]", rows):
@@ -167,7 +170,7 @@ class SqliteDirectory:
                 gone.append((name, id))
             else:
                 items.append(msgspec.json.decode(body, type=KINDS[name]))
-        return Changes(revision, items, gone)
+        return items, gone
 
     def _commit(self, base: int, entry: Entry, put: Sequence[Item], drop: Sequence[Item]) -> int:
         with _transaction(self._connection):
@@ -190,15 +193,17 @@ class SqliteDirectory:
         ).fetchall()
         return [_entry(row) for row in cast("list[Row]", rows)]
 
-    def _page(self, after: int) -> tuple[list[Row], int]:
-        """Rows in the order of their numbers, and the newest revision that any object has, read at one moment."""
+    def _page(self, after: int) -> tuple[list[Row], int, list[Item]]:
+        """Rows in the order of their numbers, the newest revision that any object has, and with the last page every
+        object: all read at one moment."""
         with _snapshot(self._connection):
             rows = self._connection.execute(
                 f"SELECT {_ROW} FROM audit WHERE seq > ? ORDER BY seq LIMIT ?",  # noqa: S608  (constants only)
                 (after, PAGE),
             ).fetchall()
             newest = self._connection.execute("SELECT coalesce(max(revision), 0) FROM item").get
-        return cast("list[Row]", rows), cast(int, newest)
+            items = self._items(0)[0] if len(rows) < PAGE else []
+        return cast("list[Row]", rows), cast(int, newest), items
 
     async def _run(self, work: Callable[[], T]) -> T:
         with _mapped("the directory cannot be asked"):

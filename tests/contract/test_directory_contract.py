@@ -21,6 +21,7 @@ from gateway.store.directory import (
     Stale,
     Team,
     User,
+    kind,
     told,
 )
 from gateway.store.sqlite_directory import SqliteDirectory
@@ -47,7 +48,7 @@ async def pair(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
 
 
 def entry(item: Item, action: str = "create") -> Entry:
-    return Entry(AT, "root", action, item.id, None, told(item))
+    return Entry(AT, "root", action, f"{kind(item)} {item.id}", None, None if action == "delete" else told(item))
 
 
 async def test_what_is_written_is_read_by_the_other_and_nothing_more(pair: tuple[Directory, Directory]) -> None:
@@ -88,7 +89,7 @@ async def test_of_many_at_once_each_is_written_once_and_in_one_order(pair: tuple
     await asyncio.gather(*(write(pair[number % 2], f"t{number}") for number in range(40)))
     rows = await pair[0].audit(None, 100)
     assert [row.seq for row in rows] == list(range(40, 0, -1))
-    assert {row.object for row in rows} == {f"t{number}" for number in range(40)}
+    assert {row.object for row in rows} == {f"team t{number}" for number in range(40)}
     assert (await pair[1].check()).problem == ""
 
 

@@ -47,13 +47,15 @@ async def filled(path: Path, count: int = 5) -> None:
             "INSERT INTO audit SELECT 6, at, actor, action, object, before, after, hash FROM audit WHERE seq = 5",
             "row 6 is not as it was written",
         ),
+        ("UPDATE item SET body = replace(body, 'none', 'full') WHERE id = 't3'", "the team t3 is not as the log says"),
+        ("DELETE FROM item WHERE id = 't1'", "the team t1 is gone"),
     ],
 )
 async def test_a_log_that_was_tampered_with_is_told_apart(tmp_path: Path, tampering: str, says: str) -> None:
     path = tmp_path / "d.db"
     await filled(path)
     raw = apsw.Connection(str(path))
-    if "INSERT" not in tampering:
+    if "INSERT" not in tampering and "item" not in tampering:
         with pytest.raises(apsw.ConstraintError, match="rows stay"):
             raw.execute(tampering)
     raw.execute("DROP TRIGGER audit_is_not_altered; DROP TRIGGER audit_is_not_deleted")
