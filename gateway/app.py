@@ -209,8 +209,7 @@ class Gateway:
             for family in (Organisations, TeamsEndpoints, KeysEndpoints, Users, Budgets, Tokens, Audit):
                 operations += family(self.roster).operations()
         door = Door(self._admin_key, self.roster.token if self.roster is not None else None)
-        if operations:
-            routes += door.routes(documented(operations))
+        routes += door.routes(documented(operations) if operations else [])
         return Router(routes, redirect_slashes=False, default=_nothing_here)
 
     @property

@@ -132,7 +132,10 @@ class Door:
         for operation in operations:
             paths.setdefault(operation.path, {})[operation.method] = operation
         ordered = sorted(paths, key=lambda path: (path.endswith("}"), -len(path)))
-        return [Route(path.replace("}", ":path}"), _Place(self, paths[path])) for path in ordered]
+        routes: list[BaseRoute] = [Route(path.replace("}", ":path}"), _Place(self, paths[path])) for path in ordered]
+        if self._digest is None:  # whatever could be here if it were open
+            routes.append(Route("/admin/v1/{path:path}", _Place(self, {})))
+        return routes
 
 
 class _Place:
