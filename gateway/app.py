@@ -154,7 +154,7 @@ class Gateway:
             "logs": self.access_log,
         }
         return Metrics(
-            teams=config.teams,
+            teams=self.teams,
             models=config.models,
             providers=config.providers,
             pools={name: _pool(provider.sender) for name, provider in self.providers.items()},

@@ -33,6 +33,7 @@ async def test_a_team_is_created_changed_switched_off_and_deleted() -> None:
             "redacted",
             "up",
         )
+        assert 'team="search"' in (await gateway.client.get("/metrics")).text
         changed = (await gateway.admin("PATCH", "/teams/search", {"models": [], "limits": {"concurrent": None}})).json()
         assert (changed["models"], changed["limits"], changed["users"]) == ([], {}, {"concurrent": 1})
         assert (await gateway.chat(headers=headers)).status_code == 403
