@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -121,3 +123,16 @@ async def test_what_nobody_would_enforce_is_refused() -> None:
             answer = await gateway.admin("POST", "/teams", {"name": "a", **body})
             assert error(answer) == (400, "invalid_request", param)
             assert "to policies" in answer.json()["error"]["message"]
+
+
+async def test_of_many_who_take_one_name_at_two_gateways_at_once_one_gets_it(tmp_path: Path) -> None:
+    async with scripted(plain) as up:
+        said = config(up.url) | {"store": f"sqlite:///{tmp_path}/shared.db"}
+        async with running(said) as one, running(said) as other:
+            for round in range(5):
+                body = {"name": f"team-{round}"}
+                asked = [gateway.admin("POST", "/teams", body) for gateway in (one, other) for _ in range(4)]
+                statuses = sorted(answer.status_code for answer in await asyncio.gather(*asked))
+                assert statuses == [201] + [409] * 7
+            checked = (await other.admin("GET", "/audit/verify")).json()
+            assert (checked["rows"], checked["problem"]) == (5, "")
