@@ -63,7 +63,7 @@ lock: $(RUNTIME)
 	$(COMPILE) --group build -o requirements-build.lock
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .bench
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .bench .backends
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(RUNTIME): pyproject.toml requirements.lock requirements-build.lock

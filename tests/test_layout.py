@@ -14,14 +14,14 @@ from pydantic import BaseModel
 
 from gateway import errors
 from gateway.settings import Config
-from gateway.telemetry.metrics import METRICS
+from gateway.telemetry.catalogue import METRICS
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted(file for package in ("gateway", "policies") for file in (ROOT / package).rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 NAMES = {file: str(file.relative_to(ROOT)) for file in [*SOURCES, *TESTS]}
 
-WINGS = ("endpoints", "dialects", "providers", "store", "counters", "telemetry")
+WINGS = ("endpoints", "dialects", "providers", "store", "counters", "ledger", "telemetry")
 WIRES = {"gateway/app.py", "gateway/cli.py", "gateway/serve.py"}  # they put the parts together
 
 # module: why others in its own wing, and outside it, may import it
@@ -30,6 +30,9 @@ SHARED = {
     "gateway.dialects.openai_answers": "the other half of the dialect openai",
     "gateway.dialects.opaque": "reads a relayed answer, which is in no dialect",
     "gateway.store.directory": "the shape of what every directory keeps, and the chain of its log",
+    "gateway.ledger.accounts": "the bookkeeping of the SQLite ledger, inside a transaction; opens no file",
+    "gateway.ledger.batches": "the same for many postings at once",
+    "gateway.telemetry.catalogue": "what every metric is called and means",
     "gateway.telemetry.w3c": "pure reading and writing of trace context; no sink of its own",
 }
 # file: the most that stands in the lower layers may import

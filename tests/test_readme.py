@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from gateway.config import load
-from gateway.telemetry.metrics import METRICS
+from gateway.telemetry.catalogue import METRICS
 from gateway.vendors import VENDORS
 from tests.processes import environment, serving
 from tests.scripted import plain, scripted

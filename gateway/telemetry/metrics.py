@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import platform
-import sys
 import threading
 import time
 from bisect import bisect_left
@@ -12,7 +11,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from http import HTTPStatus
 from itertools import accumulate
 from operator import add
-from typing import Literal, NamedTuple
 
 import prometheus_client
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, InfoMetricFamily
@@ -25,78 +23,9 @@ from prometheus_client.utils import floatToGoString
 from gateway import __version__
 from gateway.errors import CODES, BadCall, ClientGone, Denied, GatewayError, Unavailable, Unidentified
 from gateway.exchange import Attempt, Exchange, Usage
+from gateway.telemetry.catalogue import BY_NAME
 
 prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series that no one reads
-
-# OTel's boundaries for generative AI, extended upwards where reasoning models do not fit.
-_DURATION = tuple(round(0.01 * 2**power, 2) for power in range(17))
-_FIRST = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 15, 20, 30, 60, 120)
-_PER_TOKEN = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5, 5)
-_TOKENS = tuple(4**power for power in range(14))
-_OVERHEAD = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1)
-_LAG = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
-
-_GEN_AI = ("gen_ai_operation_name", "gen_ai_request_model", "gen_ai_provider_name")
-
-
-class Metric(NamedTuple):
-    """One line of docs/metrics.md, and what the metric is made from."""
-
-    name: str
-    type: Literal["counter", "gauge", "histogram"]
-    labels: tuple[str, ...]
-    meaning: str
-    buckets: tuple[float, ...] = ()
-
-
-# fmt: off
-METRICS = (
-    Metric("gen_ai_client_operation_duration_seconds", "histogram", (*_GEN_AI, "error_type"),
-           "Seconds from a request's first byte to its end; `error_type` is empty where the caller got a complete "
-           "reply. In OpenMetrics, with exemplars of sampled traces.", _DURATION),
-    Metric("gen_ai_client_token_usage", "histogram", (*_GEN_AI, "gen_ai_token_type"),
-           "Tokens of one attempt: `input` (cached ones included) or `output` (reasoning included).", _TOKENS),
-    Metric("gen_ai_server_time_to_first_token_seconds", "histogram", _GEN_AI,
-           "Streams only: seconds from a request's first byte until the answer's first byte left for the caller.",
-           _FIRST),
-    Metric("gen_ai_server_time_per_output_token_seconds", "histogram", _GEN_AI,
-           "Streams only: seconds per output token after the first.", _PER_TOKEN),
-    Metric("tollkeeper_requests_total", "counter", ("team", "model", "provider", "endpoint", "code"),
-           "Finished requests. `model` as configured, `provider` the last one tried; `code` is the HTTP status, or "
-           "where an answer failed after its head had left, the status of that failure (502 broke off, 499 hung up)."),
-    Metric("tollkeeper_tokens_total", "counter", ("team", "model", "type"),
-           "Tokens of all attempts, by the configured model that served them. `cache_read` and `cache_write` are parts "
-           "of `input`, `reasoning` of `output`: do not add them up."),
-    Metric("tollkeeper_cost_usd_total", "counter", ("team", "model"),
-           "USD of all attempts, by the configured model that served them."),
-    Metric("tollkeeper_unpriced_requests_total", "counter", (),
-           "Requests a provider billed for, at a price or usage that is not known: they are missing from the cost."),
-    Metric("tollkeeper_usage_missing_total", "counter", (),
-           "Complete answers whose provider did not say how many tokens they took."),
-    Metric("tollkeeper_usage_rejected_total", "counter", (),
-           "Usage a provider reported that cannot be true, and was refused."),
-    Metric("tollkeeper_overhead_seconds", "histogram", (),
-           "The gateway's own share of the time until the answer's first byte left (until the end, where none did).",
-           _OVERHEAD),
-    Metric("tollkeeper_in_flight", "gauge", (), "Requests under way."),
-    Metric("tollkeeper_upstream_attempts_total", "counter", ("provider", "outcome"),
-           "Attempts at providers; `outcome` is `ok`, the attempt's error code, or `stopped` where the gateway itself "
-           "broke it off."),
-    Metric("tollkeeper_refused_total", "counter", ("reason",),
-           "Requests the gateway itself refused; `reason` is the error code the caller got."),
-    Metric("tollkeeper_cache_total", "counter", ("result",),
-           "Requests by what the cache said: hit, semantic, coalesced, miss, bypass."),
-    Metric("tollkeeper_client_disconnects_total", "counter", (), "Requests whose caller hung up before the end."),
-    Metric("tollkeeper_telemetry_dropped_total", "counter", ("sink",),
-           "Requests that are missing from a sink because its queue was full or it could not be written."),
-    Metric("tollkeeper_event_loop_lag_seconds", "histogram", (),
-           "How much too late the event loop woke a task that sleeps a quarter of a second.", _LAG),
-    Metric("tollkeeper_pool_connections", "gauge", ("provider", "state"),
-           "Connections to a provider that are `active` or `idle`, and calls `waiting` for one."),
-    Metric("tollkeeper_build_info", "gauge", ("version", "python"), "Always 1; its labels say what is running."),
-)
-# fmt: on
-_BY_NAME = {metric.name: metric for metric in METRICS}
 
 _PARTS = ("input", "output", "cache_read", "cache_write", "reasoning")
 _CACHE = ("hit", "semantic", "coalesced", "miss", "bypass", "other")
@@ -115,7 +44,7 @@ class _Histogram:
 
     def __init__(self, name: str) -> None:
         unit = _unit(name)
-        self.bounds = [round(bound * unit) for bound in _BY_NAME[name].buckets]
+        self.bounds = [round(bound * unit) for bound in BY_NAME[name].buckets]
         self.counts = [0] * (len(self.bounds) + 1)
         self.sum = 0
         self.exemplars: dict[int, tuple[int, int, int, int]] = {}  # by bucket: time, amount, trace id, span id
@@ -320,7 +249,7 @@ class _Shown(Collector):
         yield _family("tollkeeper_client_disconnects_total", [((), metrics._gone)])
         yield _histogram("tollkeeper_event_loop_lag_seconds", [((), metrics._lag)])
         build = {"version": __version__, "python": platform.python_version()}
-        yield InfoMetricFamily("tollkeeper_build", _BY_NAME["tollkeeper_build_info"].meaning, build)
+        yield InfoMetricFamily("tollkeeper_build", BY_NAME["tollkeeper_build_info"].meaning, build)
         yield _family("tollkeeper_in_flight", [((), metrics._running)])
         yield _family("tollkeeper_cost_usd_total", (((t.team, t.labels[1]), t.nano) for t in tries), NS)
         yield _family("tollkeeper_telemetry_dropped_total", (((sink,), n()) for sink, n in metrics._dropped.items()))
@@ -330,8 +259,8 @@ class _Shown(Collector):
 
 def _family(name: str, pairs: Iterable[tuple[_Labels, int]], unit: int = 1) -> _Family:
     """Sums what has the same labels.  unit: by how much the sums are divided."""
-    make = CounterMetricFamily if _BY_NAME[name].type == "counter" else GaugeMetricFamily
-    family = make(name, _BY_NAME[name].meaning, labels=_BY_NAME[name].labels)
+    make = CounterMetricFamily if BY_NAME[name].type == "counter" else GaugeMetricFamily
+    family = make(name, BY_NAME[name].meaning, labels=BY_NAME[name].labels)
     sums: dict[_Labels, int] = {}
     for labels, count in pairs:
         sums[labels] = sums.get(labels, 0) + count
@@ -341,7 +270,7 @@ def _family(name: str, pairs: Iterable[tuple[_Labels, int]], unit: int = 1) -> _
 
 
 def _histogram(name: str, pairs: Iterable[tuple[_Labels, _Histogram]]) -> HistogramMetricFamily:
-    metric, unit = _BY_NAME[name], _unit(name)
+    metric, unit = BY_NAME[name], _unit(name)
     family = HistogramMetricFamily(name, metric.meaning, labels=metric.labels)
     bounds: list[str] = [*map(floatToGoString, (*metric.buckets, float("inf")))]
     sums: dict[_Labels, _Histogram] = {}
@@ -375,26 +304,3 @@ def _outcome(x: Exchange, attempt: Attempt) -> str:
     if isinstance(attempt.error, ClientGone) and not isinstance(x.error, ClientGone):
         return "stopped"  # nobody hung up: the answer was not wanted any more
     return _word(attempt.error.code) if attempt.error is not None else "incomplete"
-
-
-def document() -> str:
-    """docs/metrics.md."""
-    lines = [
-        "# Metrics\n",
-        "Prometheus reads these at `/metrics`. Names that begin with `gen_ai_` are OpenTelemetry's for generative AI,",
-        "as Prometheus spells them. `team`, `model` and `provider` take only names from the configuration: any other",
-        "becomes `other`, and a missing one `none`, so that no caller can add series. The process's own figures",
-        "(`process_*`, `python_info`) stand beside them. `python -m gateway.telemetry.metrics` prints this page.\n",
-        "| name | type | labels | meaning |",
-        "|---|---|---|---|",
-    ]
-    for metric in METRICS:
-        labels = ", ".join(f"`{label}`" for label in metric.labels) or "–"
-        lines.append(f"| `{metric.name}` | {metric.type} | {labels} | {metric.meaning} |")
-    lines.append("\nUpper bounds of the histograms' buckets:\n")
-    lines += [f"* `{metric.name}`: {', '.join(map(str, metric.buckets))}" for metric in METRICS if metric.buckets]
-    return "\n".join(lines) + "\n"
-
-
-if __name__ == "__main__":
-    sys.stdout.write(document())

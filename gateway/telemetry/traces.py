@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # opentelemetry is loaded only where an endpoint is configure
 BUILD_SECONDS = 0.1  # an exchange, with its body, waits no longer than this to become spans …
 SEND_SECONDS = 1.0  # … and those wait so long to be sent together
 SEND_TRACES = 128  # at once
-EXPORT_SECONDS = 5.0  # for one batch, with its repetitions
+EXPORT_SECONDS = 10.0  # for one batch, with its repetitions; MLflow's first takes it up to 8 s
 LONGEST = 256  # characters of a value that a caller chose
 PREVIEW = 2048
 LARGEST = 1 << 20  # bytes of a body that is still written on a span

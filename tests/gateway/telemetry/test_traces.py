@@ -354,6 +354,21 @@ async def test_a_trace_leaves_on_its_own_within_two_seconds(collector: Collector
     await traces.aclose()
 
 
+@pytest.mark.long
+async def test_a_collector_may_take_eight_seconds_for_a_batch(make: Any) -> None:
+    collector = Collector(wait=8)
+    try:
+        traces = Traces(config(collector.url))
+        traces.finished(make.answered(trace=SAMPLED))
+        deadline = time.monotonic() + 12
+        while not collector.spans and time.monotonic() < deadline:
+            time.sleep(0.02)
+        await traces.aclose()
+        assert (len(collector.requests), len(collector.spans), traces.dropped) == (1, 2, 0)
+    finally:
+        collector.close()
+
+
 async def test_four_hundred_traces_at_once_all_arrive(collector: Collector, make: Any) -> None:
     spans = await sent(collector, *[make.answered(trace=SAMPLED, id=f"req_{n}") for n in range(400)])
     assert {attributes(span)["tollkeeper.request.id"] for span in spans if span.kind == SERVER} == {
