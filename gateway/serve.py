@@ -21,6 +21,8 @@ def secrets(config: Config) -> Iterator[str]:
     """Every secret of the configuration: no log line may hold one."""
     if config.server.admin_key is not None:
         yield config.server.admin_key.get_secret_value()
+    if config.server.key_pepper is not None:
+        yield config.server.key_pepper.get_secret_value()
     for provider in config.providers.values():
         if provider.api_key is not None:
             yield provider.api_key.get_secret_value()

@@ -26,6 +26,7 @@ class Server(Settings):
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 4000  # 0: any free port
     admin_key: SecretStr | None = None  # none: the admin plane is closed
+    key_pepper: Annotated[SecretStr, Field(min_length=32)] | None = None  # none: one is made and kept beside the store
     admin_port: Annotated[int, Field(ge=0, le=65535)] | None = None  # none: on the main port
     metrics_open: bool = True  # False: /metrics wants the admin key
     body_limit_mb: Annotated[int, Field(ge=1, le=4096)] = 50

@@ -360,6 +360,8 @@ def _select(query: Query) -> tuple[str, list[str | int]]:
     for column, wanted in named.items():
         if wanted is not None:
             where(f"{column} = ?", wanted)
+    if query.teams is not None:
+        where(f"team IN ({','.join('?' * len(query.teams))})", *sorted(query.teams))
     if query.status is not None:
         where("status BETWEEN ? AND ?", *query.status)
     if query.failed or (query.status is not None and query.status[0] >= 400):
