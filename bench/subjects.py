@@ -160,7 +160,7 @@ def relay(folder: Path, core: int, provider: str, *by: str) -> Subject:
 def gateway(
     folder: Path, core: int, provider: str, *, catalogue: bool = False, money: bool = False, name: str = "gateway"
 ) -> Subject:
-    """Everything on.  catalogue: prices are the catalogue's, not the configuration's.  money: with budgets and limits."""
+    """Everything on.  catalogue: prices are the catalogue's.  money: with budgets and limits."""
     port, home = free_port(), folder / name
     home.mkdir(parents=True)
     file = home / "config.yaml"
