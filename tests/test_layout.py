@@ -31,6 +31,7 @@ SHARED = {
     "gateway.dialects.opaque": "reads a relayed answer, which is in no dialect",
     "gateway.ledger.accounts": "the bookkeeping of the SQLite ledger, inside a transaction; opens no file",
     "gateway.ledger.batches": "the same for many postings at once",
+    "gateway.store.rows": "records as rows, and questions as SQL, for every store; opens nothing",
     "gateway.telemetry.catalogue": "what every metric is called and means",
     "gateway.telemetry.w3c": "pure reading and writing of trace context; no sink of its own",
 }
