@@ -1,12 +1,18 @@
-"""Records for the tests."""
+"""Records for the tests, and the store that keeps them: SQLite, or PostgreSQL in a database of its own."""
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from gateway.store import Query, Record, RecordStore, write_time
+from gateway.store.postgres import PostgresRecordStore
+from gateway.store.sqlite import SqliteRecordStore
+from tests.servers import Postgres
 
 START = 1_760_000_000_000_000_000
 
@@ -34,3 +40,21 @@ async def ids(store: RecordStore, **wanted: Any) -> list[int]:
     """The numbers of the records that are found, in the order of the list."""
     page = await store.find(Query(**wanted))
     return [int(line.id[4:], 16) for line in page.data]
+
+
+@asynccontextmanager
+async def record_store(kind: str, folder: Path, server: Postgres) -> AsyncIterator[RecordStore]:
+    """kind: sqlite | postgres."""
+    if kind == "sqlite":
+        store: RecordStore = SqliteRecordStore(folder / "records.db")
+        try:
+            yield store
+        finally:
+            await store.aclose()
+        return
+    async with server.database() as url:
+        store = PostgresRecordStore(url)
+        try:
+            yield store
+        finally:
+            await store.aclose()
