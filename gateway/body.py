@@ -13,6 +13,8 @@ from gateway.errors import BadCall
 Fields = dict[str, msgspec.Raw]
 Struct = TypeVar("Struct", bound=msgspec.Struct)
 
+NOTHING: Final = msgspec.Raw()  # a field that is not there
+
 LARGE: Final = 1_000_000  # bytes above which work is cut up or leaves the event loop
 MAX_FIELDS: Final = 1000  # at the top of a body; OpenAI's largest call has about forty
 
@@ -57,12 +59,17 @@ async def read(body: bytes, decoder: msgspec.json.Decoder[Struct]) -> tuple[Stru
     return call, fields
 
 
-def patch(body: bytes, fields: Fields, changes: dict[str, object]) -> bytes:
-    """The body with some top-level fields changed; every other value stays as it was written, byte for byte."""
-    if not changes:
+def patch(body: bytes, fields: Fields, changes: dict[str, object], drop: str | None = None) -> bytes:
+    """The body with some top-level fields changed; every other value stays as it was written, byte for byte.
+
+    drop: a field that is left out.
+    """
+    if not changes and (drop is None or drop not in fields):
         return body
     changed: dict[str, object] = dict(fields)
     changed.update(changes)
+    if drop is not None:
+        changed.pop(drop, None)
     return _encode(changed)
 
 

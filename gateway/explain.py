@@ -41,7 +41,7 @@ NEXT: Final[Mapping[str, str]] = {
     "policy_failed": "look in the gateway's log for this request's id; fail_open: true lets calls pass meanwhile",
     "budget_exhausted": "raise the team's budget, or wait for its next period",
     "budget_contended": "ask again; the budget is nearly used up and other calls hold what is left",
-    "model_unpriced": "set the model's price: in config.yaml",
+    "model_unpriced": "leave out what the message names, or set the model's price: or max_cost_usd: in config.yaml",
     "rate_limited": "ask again after Retry-After, or raise the team's limits: in config.yaml",
     "blocked_by_safety": "look at the decisions above for the assessor that refused",
     "upstream_refused": "mend the request as the provider's words say; a retry cannot help",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -57,6 +57,7 @@ CATALOGUE: Final[Mapping[str, str]] = {
     "output_image_mtok": "image_output",
 }
 REQUESTS: Final = "requests_kcount"  # USD per thousand requests
+PLAIN_TIERS: Final = ("default", "flex")  # asked for: it, or the default.  Others, "auto" and none may get any
 
 REMEMBERED: Final = 4096  # rates kept; callers without a configured model can name any
 
@@ -83,6 +84,8 @@ class Tariff(NamedTuple):
 # cached ones included.  The last is (-1, t).
 Bands = tuple[tuple[int, Tariff], ...]
 
+_Dearest = tuple[int, int, int, int]  # above so many input tokens: per input token, per output token, per request
+
 
 @dataclass(slots=True, frozen=True)
 class Rate:
@@ -91,12 +94,21 @@ class Rate:
     contexts: bands by (service tier, batch); ("", False) is the default and always there.
     uncounted: units in which the catalogue also bills and which no usage object tells (web searches …).
     varies: the catalogue's price changes within the day; the dearest of the day is used.
+    free: every part costs 0 by the operator's or the catalogue's word, and nothing else is billed.
     """
 
     revision: str  # source, version and day: enough to find this price again
     contexts: Mapping[tuple[str, bool], Bands]
     uncounted: tuple[str, ...] = ()
     varies: bool = False
+    free: bool = field(init=False)
+    _dearest: dict[tuple[str, bool, bool], tuple[_Dearest, ...]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    def __post_init__(self) -> None:
+        billed = any(any(tariff) for bands in self.contexts.values() for _, tariff in bands)
+        object.__setattr__(self, "free", not billed and not self.uncounted)
 
     def cost(self, usage: Usage, tier: str = "", batch: bool = False) -> int:
         """nano-USD of one attempt, rounded up.
@@ -147,6 +159,23 @@ class Rate:
                 + image_out * tariff.image_output
             )
         return -(-total // NANO)
+
+    def worst(self, input: int, output: int, tier: str = "", audio: bool = True, image: bool = True) -> int:
+        """nano-USD: no less than `cost` of any usage whose parts fit within so many tokens, at any tier it may get.
+
+        tier: the one asked for.  audio, image: sound and pictures may be among the tokens (a picture that was *made*
+        always may: some models make them unasked).
+        """
+        per_input, per_output, request = self.dearest(input, tier, audio, image)
+        return -(-(request + input * per_input + output * per_output) // NANO)
+
+    def dearest(self, input: int, tier: str, audio: bool, image: bool) -> tuple[int, int, int]:
+        """Units per input token, per output token and per request of the dearest tariff that `worst` may meet."""
+        key = (tier if tier in PLAIN_TIERS else "", audio, image)
+        rows = self._dearest.get(key)
+        if rows is None:
+            rows = self._dearest[key] = _dearest(self.contexts, *key)
+        return next(row[1:] for row in rows if input > row[0])
 
 
 class Prices:
@@ -296,6 +325,23 @@ def _tariff(named: Mapping[str, Decimal | None], request: Decimal | None) -> Tar
 
 def _dearness(bands: Bands) -> tuple[int, ...]:
     return tuple(tariff.input + tariff.output for _, tariff in bands)
+
+
+def _dearest(contexts: Mapping[tuple[str, bool], Bands], tier: str, audio: bool, image: bool) -> tuple[_Dearest, ...]:
+    """Largest first.  Each row holds the most of its own band and of all below it, which a shorter prompt may reach."""
+    reached = [bands for (named, _), bands in contexts.items() if not tier or named in ("", tier)]
+    rows: list[_Dearest] = []
+    inward, outward, request = 0, 0, 0
+    for above, t in sorted((band for bands in reached for band in bands), key=lambda band: band[0]):
+        inward = max(inward, t.input, t.cached_input, t.cache_write, t.cache_write_1h)
+        outward = max(outward, t.output, t.reasoning, t.image_output)
+        if audio:
+            inward, outward = max(inward, t.audio_input, t.audio_cached_input), max(outward, t.audio_output)
+        if image:
+            inward = max(inward, t.image_input, t.image_cached_input)
+        request = max(request, t.request)
+        rows.append((above, inward, outward, request))
+    return tuple(reversed(rows))
 
 
 def _bands(offer: catalogue.ModelPrice) -> Bands:

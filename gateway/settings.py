@@ -60,6 +60,8 @@ class Provider(Settings):
     trust_env: bool = False  # httpx only: read proxies from the environment
     ca_file: str | None = None  # trust these authorities instead of the system's
     catalogue: str | None = None  # the provider's id in the price catalogue, where its name differs
+    # The field in which this provider is sure to read a cap on a chat answer; auto: by its address.
+    cap_field: Literal["auto", "max_tokens", "max_completion_tokens"] = "auto"
 
 
 class Target(Settings):
@@ -111,6 +113,9 @@ class Limits(Settings):
     concurrent: Limit | None = None  # calls running at once
 
 
+Tokens = Annotated[int, Field(ge=1, le=10_000_000)]
+
+
 class Model(Settings):
     targets: Annotated[list[Target], Field(min_length=1, max_length=64)]
     price: Prices | None = None  # a list: effective-dated
@@ -118,6 +123,12 @@ class Model(Settings):
     fallbacks: list[Name] = []  # models tried in this order once every target here has failed
     max_attempts: Annotated[int, Field(ge=1, le=16)] = 3  # over targets and fallbacks together
     limits: Limits = Limits()  # of all teams together
+    # What bounds the cost of a call before it is sent, for hard budgets (gateway/bounds.py).
+    output_tokens: Tokens = 4096  # the cap of a chat call that sets none of its own
+    max_output_tokens: Tokens | None = None  # a call's own cap is lowered to this
+    max_input_tokens: Tokens | None = None  # the provider takes no longer prompt; pictures come on top
+    image_tokens: Annotated[int, Field(ge=0, le=10_000_000)] | None = 50_000  # the most one picture is billed for
+    max_cost_usd: Usd | None = None  # the most a call may cost of which the gateway cannot tell
 
 
 class Key(Settings):

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 import httpx2
 
-from gateway.dialects import Reader
+from gateway.dialects import Cap, Reader
 from gateway.errors import GatewayError, UpstreamError
 from gateway.exchange import Attempt, Exchange
 from gateway.providers import Answer
@@ -93,8 +93,11 @@ class Call:
         if x.upload is not None:
             return x.upload.pieces(target.model), x.upload.length(target.model)
         if x.fields:
+            cap = None
+            if (tokens := self._attempt.cap) is not None:
+                cap = Cap(target.provider.cap_field if x.endpoint == "chat" else "max_tokens", tokens)
             return target.provider.dialect.write_call(
-                x.fields, x.body, target.model or x.model, x.model, x.asks_usage
+                x.fields, x.body, target.model or x.model, x.model, x.asks_usage, cap
             ), None
         return x.body, None
 

@@ -187,11 +187,19 @@ def _binaries(folder: Path) -> Path:
     assert found.submodule_search_locations is not None
     package = Path(next(iter(found.submodule_search_locations)))
     installed = max(package.glob("pginstall*/bin/postgres")).parents[1]
-    if os.getuid() == 0 and any(not parent.stat().st_mode & 0o001 for parent in installed.parents):
+    if not _may_read(installed):
         copy = folder / "installed"
-        shutil.copytree(installed, copy, symlinks=True)
-        installed = copy
+        for part in (
+            installed,
+            *package.parent.glob(f"{package.name}.libs"),
+        ):  # which are looked for beside the package
+            shutil.copytree(part, copy / part.relative_to(package.parent), symlinks=True)
+        installed = copy / installed.relative_to(package.parent)
     return installed / "bin"
+
+
+def _may_read(place: Path) -> bool:
+    return os.getuid() != 0 or all(parent.stat().st_mode & 0o001 for parent in place.parents)
 
 
 def _as_stranger() -> dict[str, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from gateway.body import Fields
 from gateway.errors import GatewayError, UpstreamError
@@ -18,6 +18,13 @@ class Chunk:
     text: str | None = None  # decoded only where somebody looks
     usage: Usage | None = None
     last: bool = False
+
+
+class Cap(NamedTuple):
+    """The most an answer may have, told to a provider."""
+
+    field: str  # in which this provider is sure to read it
+    tokens: int  # per choice
 
 
 class Reader(Protocol):
@@ -49,7 +56,9 @@ class Dialect(Protocol):
 
     def write_summary(self, facts: dict[str, str | int | bool | None]) -> bytes: ...
 
-    def write_call(self, fields: Fields, body: bytes, model: str, asked: str, want_usage: bool) -> bytes: ...
+    def write_call(
+        self, fields: Fields, body: bytes, model: str, asked: str, want_usage: bool, cap: Cap | None = None
+    ) -> bytes: ...
 
     def reader(self, stream: bool, look: bool, wants_usage: bool) -> Reader: ...
 

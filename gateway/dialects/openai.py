@@ -8,6 +8,7 @@ from typing import Any, Final
 import msgspec
 
 from gateway import body as bodies
+from gateway.dialects import Cap
 from gateway.dialects.openai_answers import StreamReader, WholeReader
 from gateway.errors import GatewayError, UpstreamError
 
@@ -24,6 +25,7 @@ class _Error(msgspec.Struct):
 
 _error = msgspec.json.Decoder(_Error)
 _any = msgspec.json.Decoder()
+_CAPS: Final = ("max_completion_tokens", "max_tokens")  # the newer first
 _WORD: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
@@ -59,9 +61,12 @@ def write_summary(facts: dict[str, str | int | bool | None]) -> bytes:
 # ── what providers are sent ─────────────────────────────────────────────────────────────────────────────────────────
 
 
-def write_call(fields: bodies.Fields, body: bytes, model: str, asked: str, want_usage: bool) -> bytes:
-    """The caller's body with the provider's name of the model, and usage asked for on a stream."""
+def write_call(
+    fields: bodies.Fields, body: bytes, model: str, asked: str, want_usage: bool, cap: Cap | None = None
+) -> bytes:
+    """The caller's body with the provider's name of the model, usage asked for on a stream, and the cap."""
     changes: dict[str, object] = {}
+    drop = None
     if model != asked:
         changes["model"] = model
     if want_usage:
@@ -71,7 +76,31 @@ def write_call(fields: bodies.Fields, body: bytes, model: str, asked: str, want_
             said = {}
         if said.get("include_usage") is not True:
             changes["stream_options"] = {**said, "include_usage": True}
-    return bodies.patch(body, fields, changes)
+    if cap is not None:
+        drop = _write_cap(fields, cap, changes)
+    return bodies.patch(body, fields, changes, drop)
+
+
+def _write_cap(fields: bodies.Fields, cap: Cap, changes: dict[str, object]) -> str | None:
+    """Adds to the changes; returns the field to leave out.  A cap is only ever lowered.
+
+    Who knows `max_completion_tokens` knows `max_tokens`, so a caller's own word stays there; models that refuse the
+    older one say so.  Many servers know only `max_tokens`, and ignore the other, or refuse it.
+    """
+    given = {name: value for name in _CAPS if (value := _whole(fields.get(name))) is not None}
+    newer = cap.field == _CAPS[0]
+    names = given if newer and given else (cap.field,)
+    for name in names:
+        most = min(given.get(name, cap.tokens), cap.tokens)
+        if given.get(name) != most:
+            changes[name] = most
+    return None if newer else _CAPS[0]
+
+
+def _whole(raw: msgspec.Raw | None) -> int | None:
+    """The number in a field; None where there is none."""
+    said = _any.decode(raw) if raw is not None else None
+    return said if type(said) is int else None
 
 
 def reader(stream: bool, look: bool, wants_usage: bool) -> StreamReader | WholeReader:

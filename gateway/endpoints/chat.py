@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from gateway.body import NOTHING
 from gateway.endpoints import House, JsonEndpoint, Kind, printable, read_stream
 from gateway.errors import BadCall
 from gateway.exchange import Exchange
@@ -14,7 +15,6 @@ from gateway.exchange import Exchange
 KIND = Kind("chat", "chat", "/v1/chat/completions", "/chat/completions")
 
 Tokens = Annotated[int, Meta(ge=1, le=10_000_000)]
-NOTHING = msgspec.Raw()  # a field that is not there
 _CONTENT = b'"[n'  # how a message's content may begin: text, parts, null
 Number = Annotated[float, Meta(ge=-1_000_000, le=1_000_000)]
 
@@ -23,6 +23,7 @@ class Message(msgspec.Struct):
     role: str
     content: msgspec.Raw = NOTHING
     tool_calls: msgspec.Raw = NOTHING
+    audio: msgspec.Raw = NOTHING  # of an earlier answer, by its id
 
 
 class ChatCall(msgspec.Struct):

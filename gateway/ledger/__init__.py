@@ -224,6 +224,7 @@ class Ledger(Protocol):
     async def release(self, reservation: str, amount: int | None = None) -> str:
         """Gives back part of what is still held, or (None) all of it: released | closed | already | unknown.
 
+        unknown: no such reservation; where all of it was given back, there never will be: reserve answers lost.
         closed: nothing is left, so nothing more can be taken.  Of an expired reservation, what was charged for it and
         what no posting has claimed is given back by one correcting entry.
         """

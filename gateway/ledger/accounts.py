@@ -48,6 +48,7 @@ class Reservation(NamedTuple):
     rest: int
     state: str
     note: str | None
+    owner: str
 
 
 class Share(NamedTuple):
@@ -168,6 +169,8 @@ class Accounts:
         reservation = self.reservation(id)
         if reservation is None:
             return None
+        if not reservation.owner:  # released before it came
+            return Refused("lost", None)
         if sorted(windows) != [share.window for share in self.shares(id)]:
             raise LedgerError(f"reservation {id} was made for other windows: an id names one reservation only")
         if reservation.state != "held":
@@ -281,6 +284,8 @@ class Accounts:
     def release(self, id: str, amount: int | None, now: int) -> str:
         reservation = self.reservation(id)
         if reservation is None:
+            if amount is None:  # it never will be: what was asked for before a crash may still be on its way
+                self.run("INSERT INTO reservation VALUES (?,0,0,'closed','',?,?,NULL)", (id, now, now))
             return "unknown"
         if reservation.state == "closed" or (reservation.state == "expired" and amount is not None):
             return "already"
@@ -344,7 +349,7 @@ class Accounts:
         return changed
 
     def reservation(self, id: str) -> Reservation | None:
-        found = self.run("SELECT id, granted, rest, state, note FROM reservation WHERE id = ?", (id,)).fetchone()
+        found = self.run("SELECT id, granted, rest, state, note, owner FROM reservation WHERE id = ?", (id,)).fetchone()
         return None if found is None else Reservation(*found)
 
     def shares(self, id: str) -> list[Share]:

@@ -15,6 +15,11 @@ from gateway.dialects import Dialect
 _URLS: Final = 64  # kept per provider; a relayed path may hold any id, so not all of them
 _LINE: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+: [\x20-\x7e\x80-\xff]*")
 
+# They know `max_completion_tokens`, and want it of some models.
+_NEWER: Final = re.compile(
+    r"(^|\.)(openai\.com|openai\.azure\.com|cognitiveservices\.azure\.com|groq\.com|cerebras\.ai|x\.ai|openrouter\.ai)$"
+)
+
 # A caller's headers that reach a provider; everything else stays here.
 _PASSED: Final = (
     b"accept", b"anthropic-beta", b"anthropic-version", b"content-type", b"idempotency-key", b"openai-beta",
@@ -65,6 +70,7 @@ class Provider:
     propagate: str
     catalogue: str | None
     sender: Sender
+    cap_field: str = "max_tokens"  # in which this provider is sure to read a cap on a chat answer
     _urls: dict[str, httpx2.URL] = field(default_factory=dict)
 
     def url(self, path: str) -> httpx2.URL:
@@ -103,4 +109,11 @@ def build(name: str, said: settings.Provider, dialect: Dialect, sender: Sender) 
         propagate=said.propagate,
         catalogue=said.catalogue,
         sender=sender,
+        cap_field=said.cap_field if said.cap_field != "auto" else _cap_field(url.host),
     )
+
+
+def _cap_field(host: str) -> str:
+    """Where nothing is known, the older field: a server that wants the newer one refuses it, which is seen and free;
+    one that does not know the newer one would answer without any cap."""
+    return "max_completion_tokens" if _NEWER.search(host) else "max_tokens"

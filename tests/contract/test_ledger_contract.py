@@ -148,6 +148,15 @@ async def test_a_posting_for_nothing_known_is_told_and_does_not_harm_its_neighbo
     assert await at.ledger.release("x") == "unknown"
 
 
+async def test_what_was_given_back_before_it_came_is_never_granted(at: House) -> None:
+    """A process asks, is killed, and its successor gives back what it asked for: the question may arrive last."""
+    windows = await ids(at, TEAM)
+    assert await at.ledger.release("r") == "unknown"
+    assert await hold(at, "r", windows, 400) == Refused("lost", None)
+    assert await at.ledger.release("r") == "already"
+    assert await sums(at, windows[0]) == (0, 0, 0)
+
+
 async def test_what_is_billed_above_the_hold_is_an_overrun_that_blocks(at: House) -> None:
     windows = await ids(at, TEAM)
     await hold(at, "r", windows, 400)

@@ -7,7 +7,7 @@ import json
 import msgspec
 import pytest
 
-from gateway.dialects import openai
+from gateway.dialects import Cap, openai
 from gateway.errors import BadCall, UpstreamError
 
 
@@ -64,3 +64,36 @@ def test_errors_are_in_openais_shape() -> None:
     assert json.loads(openai.write_error(error, "req_1")) == {"error": wanted}
     assert openai.write_error_event(error, "req_1") == b"data: " + openai.write_error(error, "req_1") + b"\n\n"
     assert openai.write_summary({"cost_usd": "0.1"}).startswith(b": ")
+
+
+@pytest.mark.parametrize(
+    ("field", "asked", "sent"),
+    [
+        ("max_tokens", "", {"max_tokens": 64}),
+        ("max_completion_tokens", "", {"max_completion_tokens": 64}),
+        ("max_tokens", '"max_tokens":null,', {"max_tokens": 64}),
+        ("max_completion_tokens", '"max_tokens":null,', {"max_tokens": None, "max_completion_tokens": 64}),
+        ("max_tokens", '"max_tokens":900,', {"max_tokens": 64}),
+        ("max_completion_tokens", '"max_tokens":900,', {"max_tokens": 64}),  # the caller's own word stays
+        ("max_completion_tokens", '"max_completion_tokens":900,', {"max_completion_tokens": 64}),
+        ("max_tokens", '"max_completion_tokens":900,', {"max_tokens": 64}),  # the other one might be ignored
+        ("max_tokens", '"max_tokens":10,"max_completion_tokens":64,', {"max_tokens": 10}),  # never raised
+        (
+            "max_completion_tokens",
+            '"max_tokens":10,"max_completion_tokens":99,',
+            {"max_tokens": 10, "max_completion_tokens": 64},
+        ),
+        ("max_tokens", '"max_tokens":64,"max_completion_tokens":64,', {"max_tokens": 64}),
+        ("max_tokens", '"max_tokens":64,"max_completion_tokens":null,', {"max_tokens": 64}),
+    ],
+)
+def test_a_cap_is_sent_where_the_provider_reads_it(field: str, asked: str, sent: dict[str, int | None]) -> None:
+    body = b'{"model":"m",%b"x":1.10}' % asked.encode()
+    written = openai.write_call(fields(body), body, "m", "m", False, Cap(field, 64))
+    assert json.loads(written) == {"model": "m", "x": 1.1, **sent}
+    assert b'"x":1.10' in written
+
+
+def test_a_cap_that_is_there_already_changes_nothing() -> None:
+    body = b'{ "max_tokens":64 , "model":"m" }'
+    assert openai.write_call(fields(body), body, "m", "m", False, Cap("max_tokens", 64)) is body

@@ -244,3 +244,24 @@ async def test_giving_back_part_of_what_is_not_held_any_more_leaves_nothing_behi
     assert await ledger.release("r") == "closed"
     assert await ledger.release("r", 5) == "already"
     assert await shell.fetchval("SELECT count(*) FROM tollkeeper.step") == 0
+
+
+async def test_a_reservation_committed_while_a_posting_waits_for_a_lock_is_not_touched_unlocked(
+    url: str, ledger: PostgresLedger, shell: asyncpg.Connection
+) -> None:
+    """Its reserve was given up on, and is still on its way; what was not locked may change at any moment."""
+    slow, late = await ledger.open_windows([TEAM, TEAM._replace(id="late")])
+    await ledger.reserve("slow", [slow.id], 100, owner="me", ttl=60)
+    void = [Posting(f"{id}.1", id, None, 100, last=True) for id in ("slow", "late")]
+    other = await asyncpg.connect(url)
+    async with shell.transaction():
+        await shell.execute("SELECT * FROM tollkeeper.budget_window WHERE id = $1 FOR UPDATE", slow.id)
+        async with other.transaction():
+            await other.execute("SELECT tollkeeper.reserve('late', $1, 100, NULL, 'me', 60, NULL)", [late.id])
+            waiting = asyncio.ensure_future(ledger.post(void))
+            while not await other.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+                await asyncio.sleep(0.01)
+    await other.close()
+    assert await waiting == ["ok", "unknown"]
+    assert await ledger.post(void) == ["already", "ok"]
+    assert [window.reserved for window in await ledger.windows()] == [0, 0]

@@ -183,6 +183,7 @@ BEGIN
   SELECT * INTO v FROM tollkeeper.admit(p_windows, p_amount, p_minimum);  -- the locks first: who asks twice at once, waits
   SELECT * INTO r FROM tollkeeper.reservation WHERE id = p_id;
   IF FOUND THEN                                                          -- a COMMIT whose answer was lost, asked again
+    IF r.owner = '' THEN reason := 'lost'; available := 0; RETURN; END IF;  -- released before it came
     IF (SELECT array_agg(s.window_id ORDER BY s.window_id) FROM tollkeeper.share s WHERE s.reservation = p_id)
        IS DISTINCT FROM (SELECT array_agg(x ORDER BY x) FROM unnest(p_windows) x) THEN
       RAISE EXCEPTION 'reservation % was made for other windows: an id names one reservation only', p_id;
@@ -292,8 +293,7 @@ CREATE FUNCTION tollkeeper.post_one(p_hold text, p_reservation text, p_amount bi
                                     p_last boolean, p_counted boolean) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE r tollkeeper.reservation; v_charged jsonb; v_late boolean; v_covered bigint := 0; v_over boolean := false;
 BEGIN
-  SELECT * INTO r FROM tollkeeper.reservation WHERE id = p_reservation;
-  IF NOT FOUND THEN RETURN 'unknown'; END IF;
+  SELECT * INTO STRICT r FROM tollkeeper.reservation WHERE id = p_reservation;
   IF EXISTS (SELECT 1 FROM tollkeeper.entry WHERE hold = p_hold AND (kind <> 'expire' OR p_kind = 'expire')) THEN
     RETURN 'already';
   END IF;
@@ -316,20 +316,24 @@ BEGIN
   RETURN CASE WHEN v_over THEN 'overrun' WHEN v_late THEN 'corrected' ELSE 'ok' END;
 END $$;
 
--- Locks reservations and all of their windows, in the one order.
-CREATE FUNCTION tollkeeper.lock_all(p_reservations text[]) RETURNS void LANGUAGE plpgsql AS $$
+-- Locks reservations and all of their windows, in the one order.  Those that it tells are locked; one that is committed
+-- while this waits for another's lock is not among them, and unknown still.
+CREATE FUNCTION tollkeeper.lock_all(p_reservations text[]) RETURNS text[] LANGUAGE plpgsql AS $$
+DECLARE v_locked text[];
 BEGIN
-  PERFORM 1 FROM tollkeeper.reservation WHERE id = ANY (p_reservations) ORDER BY id FOR UPDATE;
+  v_locked := ARRAY(SELECT id FROM tollkeeper.reservation WHERE id = ANY (p_reservations) ORDER BY id FOR UPDATE);
   PERFORM 1 FROM tollkeeper.budget_window
-    WHERE id IN (SELECT window_id FROM tollkeeper.share WHERE reservation = ANY (p_reservations)) ORDER BY id FOR UPDATE;
+    WHERE id IN (SELECT window_id FROM tollkeeper.share WHERE reservation = ANY (v_locked)) ORDER BY id FOR UPDATE;
+  RETURN v_locked;
 END $$;
 
 CREATE FUNCTION tollkeeper.post(p_postings jsonb) RETURNS text[] LANGUAGE plpgsql SET lock_timeout = '1s' AS $$
-DECLARE p jsonb; v_answers text[] := '{}';
+DECLARE p jsonb; v_locked text[]; v_answers text[] := '{}';
 BEGIN
   PERFORM tollkeeper.durable();
-  PERFORM tollkeeper.lock_all(ARRAY(SELECT x ->> 'reservation' FROM jsonb_array_elements(p_postings) x));
+  v_locked := tollkeeper.lock_all(ARRAY(SELECT x ->> 'reservation' FROM jsonb_array_elements(p_postings) x));
   FOR p IN SELECT * FROM jsonb_array_elements(p_postings) LOOP
+    IF p ->> 'reservation' <> ALL (v_locked) THEN v_answers := v_answers || 'unknown'::text; CONTINUE; END IF;
     v_answers := v_answers || tollkeeper.post_one(p ->> 'hold', p ->> 'reservation', (p ->> 'amount')::bigint,
       (p ->> 'held')::bigint, p ->> 'kind', nullif(p -> 'note', 'null'), (p ->> 'last')::boolean, (p ->> 'counted')::boolean);
   END LOOP;
@@ -339,8 +343,14 @@ END $$;
 CREATE FUNCTION tollkeeper.release(p_id text, p_amount bigint, p_token uuid) RETURNS text LANGUAGE plpgsql SET lock_timeout = '1s' AS $$
 BEGIN
   PERFORM tollkeeper.durable();
-  PERFORM tollkeeper.lock_all(ARRAY[p_id]);
-  IF NOT EXISTS (SELECT 1 FROM tollkeeper.reservation WHERE id = p_id) THEN RETURN 'unknown'; END IF;
+  IF tollkeeper.lock_all(ARRAY[p_id]) = '{}' THEN
+    IF p_amount IS NOT NULL THEN RETURN 'unknown'; END IF;
+    -- It never will be: what a process asked for before it was killed may still be on its way here.
+    INSERT INTO tollkeeper.reservation VALUES (p_id, 0, 0, 'closed', '', tollkeeper.gw_now(), tollkeeper.gw_now(), NULL)
+      ON CONFLICT DO NOTHING;
+    IF FOUND THEN RETURN 'unknown'; END IF;
+    PERFORM tollkeeper.lock_all(ARRAY[p_id]);  -- it came while we looked
+  END IF;
   IF p_amount IS NOT NULL THEN
     IF EXISTS (SELECT 1 FROM tollkeeper.step WHERE token = p_token) THEN RETURN 'released'; END IF;
     INSERT INTO tollkeeper.step SELECT p_token, p_id, p_amount FROM tollkeeper.reservation WHERE id = p_id AND state = 'held';

@@ -1,0 +1,127 @@
+"""Several gateways on one budget, killed at any moment: never over, never lost, and every difference explained."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from gateway.ledger import Ledger, Window
+from tests import books_replica
+from tests.books_replica import LIMIT, ORG, TEAM
+from tests.servers import Postgres, shared_server  # noqa: F401  (pytest finds the fixture by this import)
+
+ROOT = Path(__file__).parents[2]
+
+
+def start(place: str, folder: Path, name: str, *numbers: int) -> subprocess.Popen[bytes]:
+    words = [place, str(folder), name, *map(str, numbers)]
+    return subprocess.Popen([sys.executable, "-m", "tests.books_replica", *words], cwd=ROOT)
+
+
+@asynccontextmanager
+async def placed(kind: str, folder: Path, server: Postgres | None) -> AsyncIterator[str]:
+    if kind == "sqlite":
+        yield str(folder / "ledger.db")
+        return
+    assert server is not None
+    async with server.database() as url:
+        yield url
+
+
+def history(folder: Path) -> tuple[dict[str, int], dict[str, int]]:
+    """What left for the provider, and what the provider billed, by hold."""
+    left: dict[str, int] = {}
+    billed: dict[str, int] = {}
+    for file in folder.glob("*.history"):
+        for line in file.read_text().splitlines():
+            words = line.split()
+            if len(words) == 3:
+                (left if words[0] == "d" else billed)[words[1]] = int(words[2])
+    return left, billed
+
+
+def size(folder: Path, name: str) -> int:
+    file = folder / f"{name}.history"
+    return file.stat().st_size if file.exists() else 0
+
+
+async def looked(place: str) -> tuple[Ledger, dict[str, Window]]:
+    ledger = books_replica.opened(place)
+    return ledger, {window.budget: window for window in await ledger.windows(current=False)}
+
+
+async def recovered(place: str, folder: Path) -> dict[str, Window]:
+    """As a gateway that starts on the same volume leaves it."""
+    process = start(place, folder, "last", 0, 1, 1, 1)
+    assert await asyncio.to_thread(process.wait, 60) == 0
+    ledger, windows = await looked(place)
+    assert await ledger.audit() == []
+    await ledger.aclose()
+    return windows
+
+
+@pytest.mark.parametrize(
+    ("kind", "processes", "kills", "count"),
+    [
+        ("sqlite", 1, 6, 8000),
+        ("postgres", 3, 10, 3000),
+        pytest.param("sqlite", 1, 500, 40_000, marks=pytest.mark.long),
+        pytest.param("postgres", 4, 500, 50_000, marks=pytest.mark.long),
+    ],
+)
+async def test_a_kill_at_any_moment_costs_nobody_a_nano_dollar_that_cannot_be_explained(
+    kind: str, processes: int, kills: int, count: int, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    dice = random.Random(11)
+    server = request.getfixturevalue("server") if kind == "postgres" else None
+    async with placed(kind, tmp_path, server) as place:
+        done = 0
+        running = {f"p{n}": start(place, tmp_path, f"p{n}", count, 97, 0, 16) for n in range(processes)}
+        sizes = dict.fromkeys(running, 0)
+        while running:
+            await asyncio.sleep(dice.random() * 0.3)
+            for name, process in list(running.items()):
+                if process.poll() is not None:
+                    assert process.returncode == 0, name
+                    del running[name]
+                elif done < kills and size(tmp_path, name) > sizes[name]:  # it is at work
+                    done += 1
+                    process.kill()
+                    process.wait()
+                    sizes[name] = size(tmp_path, name)
+                    running[name] = start(place, tmp_path, name, count, 97, 0, 16)
+        windows = await recovered(place, tmp_path)
+        left, billed = history(tmp_path)
+        doubt = sum(amount for hold, amount in left.items() if hold not in billed)
+        bill = sum(billed.values())
+        print(f"{kind}: {len(left)} calls, {done} kills, bill {bill}, in doubt {doubt}, {windows[TEAM.id]}")
+        assert done == kills
+        for budget in (TEAM, ORG):
+            window = windows[budget.id]
+            assert window.reserved == 0
+            assert window.overrun == 0
+            assert window.spent <= window.limit
+            # What was billed is charged.  Beyond it: calls whose end nobody saw, and those whose end was not journalled.
+            assert bill <= window.spent <= bill + doubt + 97 * kills
+
+
+async def test_three_gateways_send_exactly_as_many_calls_as_the_budget_pays(
+    tmp_path: Path,
+    server: Postgres,
+) -> None:
+    async with placed("postgres", tmp_path, server) as place:
+        processes = [start(place, tmp_path, f"p{n}", 67, LIMIT // 50, LIMIT // 50, 67) for n in range(3)]
+        assert [await asyncio.to_thread(process.wait, 60) for process in processes] == [0, 0, 0]
+        left, _ = history(tmp_path)
+        ledger, windows = await looked(place)
+        assert await ledger.audit() == []
+        await ledger.aclose()
+        assert len(left) == 50
+        assert windows[TEAM.id].spent == LIMIT
