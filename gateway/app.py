@@ -35,6 +35,7 @@ from gateway.policy import Policy
 from gateway.prices import Prices
 from gateway.redaction import redact
 from gateway.settings import Config, Provider
+from gateway.store import RecordStore, StoreError
 from gateway.store.sqlite import SqliteRecordStore
 from gateway.targets import Targets
 from gateway.telemetry import Observer, w3c
@@ -240,12 +241,25 @@ def _counters(config: Config) -> Counters:
     return ValkeyCounters(config.counters, MemoryCounters(), config.server.replicas)
 
 
-def _records(config: Config) -> tuple[Records | None, SqliteRecordStore | None]:
+def _records(config: Config) -> tuple[Records | None, RecordStore | None]:
+    """Raises StoreError.  Whether traffic may come does not depend on them: what was not written waits, or is lost."""
     said = config.telemetry.records
     if not said.enabled:
         return None, None
-    store = SqliteRecordStore(config.store.removeprefix("sqlite:///"))
+    store = _record_store(config.store)
     return Records(store, days=said.days, queue=said.queue), store
+
+
+def _record_store(place: str) -> RecordStore:
+    if place.startswith("sqlite:"):
+        return SqliteRecordStore(place.removeprefix("sqlite:///"))
+    try:
+        from gateway.store.postgres import PostgresRecordStore  # an extra: imported where it is named
+    except ModuleNotFoundError as error:
+        raise StoreError(
+            "store: postgresql:// needs what is not installed here: pip install 'tollkeeper[postgres]'"
+        ) from error
+    return PostgresRecordStore(place)
 
 
 def _dropped(sink: Records | Traces | AccessLog) -> Callable[[], int]:

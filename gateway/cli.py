@@ -41,8 +41,12 @@ def serve(path: str | None, host: str | None, port: int | None, workers: int) ->
         _fail("--workers above 1 needs stores that processes share; this version has none. Run one worker per replica.")
     config = _load(path)
     from gateway.serve import run
+    from gateway.store import StoreError
 
-    run(config, host or config.server.host, config.server.port if port is None else port)
+    try:
+        run(config, host or config.server.host, config.server.port if port is None else port)
+    except StoreError as error:  # at the start: what comes later is the store's to bear
+        _fail(str(error))
 
 
 @main.command()

@@ -18,9 +18,11 @@ from gateway.exchange import Exchange
 from gateway.explain import waterfall
 from gateway.policy import Policy
 from gateway.settings import Model
+from gateway.store import StoreError
 from tests.otlp import Collector, attributes
 from tests.running import ADMIN, config, running
 from tests.scripted import Asked, plain, scripted
+from tests.servers import Postgres, shared_server  # noqa: F401  (pytest finds the fixture by this import)
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 LABELS = {
@@ -127,6 +129,29 @@ async def test_a_dead_collector_is_not_noticed_and_its_losses_are_counted() -> N
     ]
     assert len(lost) == 1
     assert float(lost[0].rpartition(" ")[2]) > 0
+
+
+async def test_two_gateways_on_one_database_see_each_others_exchanges(server: Postgres) -> None:
+    admin = {"authorization": f"Bearer {ADMIN}"}
+    async with server.database() as url, scripted(plain) as up:
+        async with running(config(up.url, store=url)) as one, running(config(up.url, store=url)) as other:
+            first = (await one.chat("a")).headers["x-request-id"]
+            second = (await other.chat("b")).headers["x-request-id"]
+            await one.record(first)
+            await other.record(second)
+            for gateway in (one, other):
+                listed = (await gateway.client.get("/admin/v1/exchanges", headers=admin)).json()
+                assert [line["id"] for line in listed["data"]] == [second, first]
+            story = (await one.client.get(f"/admin/v1/exchanges/{second}", headers=admin)).json()
+            assert (story["id"], story["attempts"][0]["provider"]) == (second, "up")
+
+
+async def test_a_database_without_its_library_stops_the_start_with_the_mend(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "gateway.store.postgres", raising=False)
+    monkeypatch.setitem(sys.modules, "asyncpg", None)
+    with pytest.raises(StoreError, match=r"pip install 'tollkeeper\[postgres\]'"):
+        async with running(config("http://127.0.0.1:1", store="postgresql://u:hunter2@h/db")):
+            pass
 
 
 async def test_what_is_not_there_is_404_in_the_callers_shape() -> None:
