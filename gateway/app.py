@@ -8,6 +8,7 @@ import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
@@ -17,30 +18,45 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway import providers
 from gateway.adapter import Adapter
+from gateway.books import Books
 from gateway.config import find_policy, policy_settings
 from gateway.counters import Counters
 from gateway.counters.memory import MemoryCounters
+from gateway.credentials import Pepper, kept_pepper
 from gateway.dialects import openai
 from gateway.endpoints import House, chat, completions, embeddings
 from gateway.endpoints.admin import Admin
+from gateway.endpoints.audit import Audit
+from gateway.endpoints.budgets import Budgets
 from gateway.endpoints.health import Healthy, Ready
 from gateway.endpoints.health import Metrics as MetricsEndpoint
+from gateway.endpoints.keys import Keys as KeysEndpoints
 from gateway.endpoints.models import ModelsEndpoint
+from gateway.endpoints.organisations import Organisations
 from gateway.endpoints.relay import RelayEndpoint
+from gateway.endpoints.teams import Teams as TeamsEndpoints
+from gateway.endpoints.tokens import Tokens
+from gateway.endpoints.users import Users
 from gateway.errors import BadCall
 from gateway.keys import Keys
+from gateway.ledger.sqlite import SqliteLedger
 from gateway.meter import Meter
+from gateway.openapi import documented
 from gateway.pipeline import Pipeline
+from gateway.plane import Door, Operation
 from gateway.policy import Policy
 from gateway.prices import Prices
 from gateway.redaction import redact
-from gateway.settings import Config, Provider
+from gateway.roster import Roster, Teams
+from gateway.settings import Config, Provider, budgeted
 from gateway.store import RecordStore, StoreError
 from gateway.store.sqlite import SqliteRecordStore
+from gateway.store.sqlite_directory import SqliteDirectory
 from gateway.targets import Targets
 from gateway.telemetry import Observer, w3c
 from gateway.telemetry.logs import AccessLog
 from gateway.telemetry.metrics import Metrics
+from gateway.telemetry.money import Money
 from gateway.telemetry.records import Records
 from gateway.telemetry.traces import Traces
 from gateway.transport import Limits, Transport
@@ -60,6 +76,12 @@ class Gateway:
         self.providers = {name: _provider(name, said) for name, said in config.providers.items()}
         self.targets = Targets(config.models, self.providers)
         self.records, self.store = _records(config)
+        self.teams = Teams(config.teams)
+        self.directory, pepper = _directory(config)
+        self.keys = Keys(config.teams, pepper)
+        self.roster: Roster | None = None
+        if self.directory is not None and pepper is not None:
+            self.roster = Roster(config, self.keys, self.teams, self.directory, pepper)
         self.traces = Traces(config.telemetry.traces, redact) if config.telemetry.traces.otlp_endpoint else None
         self.access_log = AccessLog(config.telemetry.logs, sys.stdout.buffer) if config.telemetry.logs.access else None
         self.metrics = self._metrics()
@@ -67,15 +89,14 @@ class Gateway:
         observers += [watcher for watcher in (self.records, self.traces, self.access_log) if watcher is not None]
         self.prices = Prices(config)
         self.counters = _counters(config)
-        self.pipeline = Pipeline(
-            _policies(config, self._offers()) if policies is None else policies,
-            self.targets,
-            Meter(self.prices),
-            observers,
-        )
+        self.books = _books(config)
+        self.metrics.registry.register(Money(self.books))
+        self.meter = Meter(self.prices)
+        built = _policies(config, self._offers()) if policies is None else policies
+        self.pipeline = Pipeline(built, self.targets, self.meter, observers)
         self.urls = self._urls()
         self.admin = self._admin_urls()
-        self._watch: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -92,21 +113,29 @@ class Gateway:
         today = datetime.now(UTC).date()
         for complaint in await asyncio.to_thread(self.prices.unpriced, today):
             log.warning(complaint)
-        self._watch = asyncio.create_task(self.metrics.watch_loop())
+        if self.books is not None:
+            await self.books.open()
+        self._tasks.append(asyncio.create_task(self.metrics.watch_loop()))
+        if self.roster is not None:
+            await self.roster.refresh()  # before the first call: its key may be one that was created
+            self._tasks.append(asyncio.create_task(self.roster.follow()))
 
     async def close(self) -> None:
         """Requests are over by now, or told to be; what is known of them is written before this returns."""
         self.stopping = True
-        if self._watch is not None:
-            self._watch.cancel()
+        for task in self._tasks:
+            task.cancel()
         await self.pipeline.idle()
+        if self.books is not None:
+            await self.books.aclose()
         await self.counters.aclose()
         for observer in self.pipeline.observers:
             await observer.aclose()
         for provider in self.providers.values():
             await provider.sender.aclose()
-        if self.store is not None:
-            await self.store.aclose()
+        for store in (self.store, self.directory):
+            if store is not None:
+                await store.aclose()
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
@@ -121,7 +150,15 @@ class Gateway:
     def _offers(self) -> dict[str, Any]:
         """What policies may ask for."""
         config = self.config
-        return {"counters": self.counters, "teams": config.teams, "models": config.models, "prices": self.prices}
+        return {
+            "config": config,
+            "teams": self.teams,
+            "models": config.models,
+            "prices": self.prices,
+            "counters": self.counters,
+            "books": self.books,
+            "meter": self.meter,
+        }
 
     def _metrics(self) -> Metrics:
         config = self.config
@@ -131,7 +168,7 @@ class Gateway:
             "logs": self.access_log,
         }
         return Metrics(
-            teams=config.teams,
+            teams=self.teams,
             models=config.models,
             providers=config.providers,
             pools={name: _pool(provider.sender) for name, provider in self.providers.items()},
@@ -141,7 +178,7 @@ class Gateway:
     def _house(self) -> House:
         begin = w3c.Sampler(self.config.telemetry.traces).begin
         limit = self.config.server.body_limit_mb * 1_048_576
-        return House(Keys(self.config.teams), self.pipeline, openai, begin, limit, self.config.server.ping_seconds)
+        return House(self.keys, self.pipeline, openai, begin, limit, self.config.server.ping_seconds)
 
     def _not_ready(self) -> list[str]:
         return ["shutting down"] if self.stopping else []
@@ -179,8 +216,14 @@ class Gateway:
     def _admin_urls(self) -> Router:
         """The admin plane: on the main port, or alone on `server.admin_port`."""
         routes: list[BaseRoute] = [Route(path, endpoint) for path, endpoint in self._watched().items()]
+        operations: list[Operation] = []
         if self.store is not None and self.records is not None:
-            routes += Admin(self.store, self._admin_key, self.records.flush).routes()
+            operations += Admin(self.store, self.records.flush).operations()
+        if self.roster is not None:
+            for family in (Organisations, TeamsEndpoints, KeysEndpoints, Users, Budgets, Tokens, Audit):
+                operations += family(self.roster).operations()
+        door = Door(self._admin_key, self.roster.token if self.roster is not None else None)
+        routes += door.routes(documented(operations) if operations else [])
         return Router(routes, redirect_slashes=False, default=_nothing_here)
 
     @property
@@ -241,6 +284,14 @@ def _counters(config: Config) -> Counters:
     return ValkeyCounters(config.counters, MemoryCounters(), config.server.replicas)
 
 
+def _books(config: Config) -> Books | None:
+    """None: nothing is budgeted, so no money is counted before it is spent."""
+    if not budgeted(config):
+        return None
+    place = Path(config.store.removeprefix("sqlite:///"))
+    return Books(SqliteLedger(place.with_name(f"{place.stem}.ledger.db")), place.with_name(f"{place.stem}.ledger"))
+
+
 def _records(config: Config) -> tuple[Records | None, RecordStore | None]:
     """Raises StoreError.  Whether traffic may come does not depend on them: what was not written waits, or is lost."""
     said = config.telemetry.records
@@ -260,6 +311,27 @@ def _record_store(place: str) -> RecordStore:
             "store: postgresql:// needs what is not installed here: pip install 'tollkeeper[postgres]'"
         ) from error
     return PostgresRecordStore(place)
+
+
+def _directory(config: Config) -> tuple[SqliteDirectory | None, Pepper | None]:
+    """Where nothing can be created and nothing was, none is made.  Raises StoreError."""
+    path = Path(config.store.removeprefix("sqlite:///"))
+    file = path.with_name(f"{path.stem}.directory.db")
+    if config.server.admin_key is None and not file.exists():
+        return None, None
+    said = config.server.key_pepper
+    beside = path.with_name(f"{path.stem}.pepper")
+    try:
+        pepper = Pepper(said.get_secret_value().encode() if said is not None else kept_pepper(beside))
+    except (OSError, ValueError) as error:
+        raise StoreError(f"the pepper of keys cannot be had: {error}; set server.key_pepper, or mend it") from error
+    directory = SqliteDirectory(file)
+    if directory.seal(pepper.mark) != pepper.mark:
+        raise StoreError(
+            f"the keys in {file} were made with another pepper than {'server.key_pepper' if said else beside}: "
+            "bring that one back, or every key that was created would be refused"
+        )
+    return directory, pepper
 
 
 def _dropped(sink: Records | Traces | AccessLog) -> Callable[[], int]:

@@ -1,4 +1,4 @@
-"""The `tollkeeper` command: serve, check, explain, demo."""
+"""The `tollkeeper` command: serve, check, explain, demo, and those of gateway.commands."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from gateway import __version__
+from gateway import __version__, commands
 
 if TYPE_CHECKING:  # each command imports what it needs: `--help` answers at once
     from gateway.settings import Config, Target
@@ -22,6 +22,10 @@ CONFIG = click.option("--config", "path", type=click.Path(dir_okay=False), help=
 @click.version_option(__version__, prog_name="tollkeeper")
 def main() -> None:
     """Tollkeeper: an LLM gateway. It identifies, times, prices and explains every call to a model provider."""
+
+
+for group in (commands.keys, commands.teams, commands.tokens, commands.audit):
+    main.add_command(group)
 
 
 @main.command()

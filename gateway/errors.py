@@ -18,11 +18,12 @@ CODES: Final = frozenset(
         # what was asked
         "invalid_json", "invalid_request", "invalid_type", "duplicate_field", "body_too_large", "body_incomplete",
         "unsupported_media_type", "unsupported_encoding", "method_not_allowed", "not_found", "model_not_found",
-        "provider_required",
+        "provider_required", "already_exists", "declared_in_config", "in_use", "already_revoked",
         # who asks
-        "missing_api_key", "invalid_api_key", "several_api_keys", "admin_only",
+        "missing_api_key", "invalid_api_key", "several_api_keys", "admin_only", "not_allowed",
         # what a policy decided
-        "model_not_allowed", "policy_failed", "budget_exhausted", "budget_contended", "model_unpriced", "rate_limited",
+        "model_not_allowed", "policy_failed", "budget_exhausted", "budget_contended", "budget_frozen",
+        "budget_unavailable", "model_unpriced", "rate_limited",
         "blocked_by_safety",
         # what the provider did
         "upstream_refused", "upstream_rate_limited", "upstream_auth", "upstream_error", "upstream_unavailable",

@@ -26,6 +26,8 @@ class Caller:
     models: frozenset[str] | None = None  # None: every configured model
     provider: str | None = None  # where calls go that name no model
     content: Content = "none"  # what of prompts and answers may be kept
+    organisation: str = ""  # the group of teams that its team belongs to
+    narrowed: bool = False  # models: fewer than its team may use
 
 
 class Usage(Struct):

@@ -1,40 +1,72 @@
-"""Who is calling: a key, in any of three headers, to a Caller."""
+"""Who is calling: a key, in any of three headers, to a Caller.
+
+Keys that config.yaml declares and keys that were created live side by side.  Neither is kept: what is looked up is a
+digest under a secret, so that no look-up compares a key byte by byte.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import secrets
+import time
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from gateway import settings
+from gateway.credentials import Pepper, mistyped
 from gateway.errors import Unidentified
 from gateway.exchange import Caller
 
 _HEADERS = (b"authorization", b"x-api-key", b"api-key")
 
 
-class Keys:
-    """Keys are kept as digests under a secret of this process: looking one up compares no secret byte by byte."""
+class Known(NamedTuple):
+    """A key that was created: who it is, and whether it still is."""
 
-    def __init__(self, teams: Mapping[str, settings.Team]) -> None:
-        self._pepper = secrets.token_bytes(32)
-        self._callers: dict[bytes, Caller] = {}
+    caller: Caller
+    until: int | None = None  # ns since the epoch; None: no end
+    why: str = ""  # why it is refused; empty: it is not
+
+    def refused(self) -> str:
+        """Why this key is not accepted now; empty: it is."""
+        if self.until is not None and time.time_ns() >= self.until:
+            return "has expired"
+        return self.why
+
+
+class Keys:
+    """Both kinds.  created: by their digests under `pepper`; replaced as a whole when the directory changes."""
+
+    def __init__(self, teams: Mapping[str, settings.Team], pepper: Pepper | None = None) -> None:
+        self.created: Mapping[bytes, Known] = {}
+        self._pepper = pepper
+        self._secret = secrets.token_bytes(32)  # of this process
+        self._declared: dict[bytes, Caller] = {}
         for name, team in teams.items():
             models = None if team.models is None else frozenset(team.models)
             for key in team.keys:
                 caller = Caller(name, key.name, models, team.provider, team.content)
-                self._callers[self._digest(key.key.get_secret_value().encode())] = caller
+                self._declared[self._digest(key.key.get_secret_value().encode())] = caller
 
     def identify(self, headers: Mapping[bytes, bytes], all_headers: Sequence[tuple[bytes, bytes]]) -> Caller:
         """The caller behind a request's credentials.  Raises Unidentified: none, several, or unknown."""
         key = _credential(headers, all_headers)
-        caller = self._callers.get(self._digest(key))
-        if caller is None:
+        caller = self._declared.get(self._digest(key))
+        return self._find(key) if caller is None else caller
+
+    def _find(self, key: bytes) -> Caller:
+        """Among the keys that were created."""
+        known = self.created.get(self._pepper.key(key)) if self._pepper is not None else None
+        if known is None:
+            if mistyped(key):
+                raise Unidentified("The API key is mistyped or cut off: its last characters do not fit the others.")
             raise Unidentified("The API key is not known here. Check the key your team was given.")
-        return caller
+        if why := known.refused():
+            raise Unidentified(f"This API key {why}. Ask for a new one.")
+        return known.caller
 
     def _digest(self, key: bytes) -> bytes:
-        return hashlib.blake2b(key, key=self._pepper, digest_size=32).digest()
+        return hashlib.blake2b(key, key=self._secret, digest_size=32).digest()
 
 
 def _credential(headers: Mapping[bytes, bytes], all_headers: Sequence[tuple[bytes, bytes]]) -> bytes:

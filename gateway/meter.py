@@ -50,7 +50,7 @@ class Meter:
 
     def _charge(self, x: Exchange, attempt: Attempt, usage: Usage | None) -> None:
         attempt.usage = usage
-        rate = self._rate(x, attempt)
+        rate = self.rate(x, attempt)
         if rate is None or usage is None:
             # A call that names no model (files, lists) has nothing to pay; one that does has, and we cannot say what.
             attempt.cost = None if x.alias else 0
@@ -58,7 +58,8 @@ class Meter:
         attempt.cost = rate.cost(usage, attempt.answer.tier)
         attempt.price = rate.revision
 
-    def _rate(self, x: Exchange, attempt: Attempt) -> Rate | None:
+    def rate(self, x: Exchange, attempt: Attempt) -> Rate | None:
+        """The price of an attempt, on the day its request came."""
         day = x.started_at // _DAY
         if day != self._day:
             self._day, self._date = day, datetime.fromtimestamp(day * 86_400, UTC).date()

@@ -96,7 +96,7 @@ class Pipeline:
         except Denied as error:
             attempt.error = error
             raise failure or error  # nobody will pay for this one: the first failure is the truth
-        return Cleared(attempt)
+        return Cleared(attempt, receipts)
 
     async def ask(self, x: Exchange, policy: Policy[Any], hook: str, answer: Awaitable[Any]) -> Any:
         """One policy's answer, with its time noted.  A policy that breaks refuses the call, unless it may fail open."""

@@ -24,6 +24,7 @@ _SECRET: Final = re.compile(
     r"(?<![\w-])(?:"  # only where a word begins: "eyJeyJeyJ..." is tried once
     r"(?:sk|rk|pk)[-_][\w-]{16,}+"  # OpenAI, Anthropic, Stripe and those who write keys like them
     r"|(?:ghp|gho|ghs|ghu|ghr|github_pat)_\w{20,}+"
+    r"|tka?_[0-9A-Za-z]{20,}+"  # Tollkeeper's own
     r"|glpat-[\w-]{16,}+"
     r"|hf_\w{20,}+"
     r"|xox[abeoprs]-[\w-]{10,}+"

@@ -171,14 +171,22 @@ class References:
             self.source.report((*path, "models"), "nothing enforces this", mend, word=True)
         self.limited(path, self.teams[name], "limits")
         self.limited(path, self.teams[name], "users")
+        for word in ("budgets", "user_budgets", "feature_budgets"):
+            self.budgeted(path, self.teams[name], word)
         for index, key in enumerate(listed(self.teams[name], "keys")):
             self.limited((*path, "keys", index), key, "limits")
+            self.budgeted((*path, "keys", index), key, "budgets")
 
     def limited(self, path: Path, holder: Any, word: str) -> None:
         """Limits that nobody counts are none."""
         limits = named(holder, word, deep=False).values()
         if any(limit is not None for limit in limits) and not self.enforced("rate_limit"):
             mend = "add `- use: rate_limit` to policies"
+            self.source.report((*path, word), "nothing enforces this", mend, word=True)
+
+    def budgeted(self, path: Path, holder: Any, word: str) -> None:
+        if listed(holder, word) and not self.enforced("budget"):
+            mend = "add `- use: budget` to policies"
             self.source.report((*path, word), "nothing enforces this", mend, word=True)
 
     def enforced(self, policy: str) -> bool:

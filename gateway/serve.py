@@ -25,6 +25,8 @@ def secrets(config: Config) -> Iterator[str]:
     """Every secret of the configuration: no log line may hold one."""
     if config.server.admin_key is not None:
         yield config.server.admin_key.get_secret_value()
+    if config.server.key_pepper is not None:
+        yield config.server.key_pepper.get_secret_value()
     for address in (config.store, config.counters):
         if found := passwords(address):
             yield from (address, *(password for password in found if len(password) >= SHORTEST))

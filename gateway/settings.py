@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import date
 from decimal import Decimal
 from typing import Annotated, Any, Final, Literal
+from zoneinfo import ZoneInfo
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, SecretStr, StringConstraints, Tag
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, SecretStr, StringConstraints, Tag
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@-]{0,127}$")]
 Usd = Annotated[Decimal, Field(ge=0, max_digits=18, decimal_places=9)]
@@ -33,6 +35,7 @@ class Server(Settings):
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 4000  # 0: any free port
     admin_key: SecretStr | None = None  # none: the admin plane is closed
+    key_pepper: Annotated[SecretStr, Field(min_length=32)] | None = None  # none: one is made and kept beside the store
     admin_port: Annotated[int, Field(ge=0, le=65535)] | None = None  # none: on the main port
     metrics_open: bool = True  # False: /metrics wants the admin key
     body_limit_mb: Annotated[int, Field(ge=1, le=4096)] = 50
@@ -125,6 +128,34 @@ class Limits(Settings):
 Tokens = Annotated[int, Field(ge=1, le=10_000_000)]
 
 
+def _zone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (ValueError, OSError, LookupError):
+        raise ValueError("no such time zone; use an IANA name such as Europe/Berlin") from None
+    return name
+
+
+class Budget(Settings):
+    """What may be spent in each day, ISO week or month, or (total) ever.  One for each scope and period."""
+
+    limit_usd: Annotated[Usd, Field(le=9_200_000_000)]
+    per: Literal["day", "week", "month", "total"]
+    hard: bool = True  # refuses what may not fit, before it is sent; False: only counts, and warns
+    zone: Annotated[str, AfterValidator(_zone)] = "UTC"  # at whose midnight the period begins
+    warn_at: list[Annotated[float, Field(gt=0, le=10)]] = [0.8, 0.95]  # parts of the limit that are told in the log
+
+
+def _distinct(budgets: list[Budget]) -> list[Budget]:
+    twice = [per for per, times in Counter(budget.per for budget in budgets).items() if times > 1]
+    if twice:
+        raise ValueError(f"two budgets per {twice[0]}: keep one of them")
+    return budgets
+
+
+Budgets = Annotated[list[Budget], AfterValidator(_distinct)]
+
+
 class Model(Settings):
     targets: Annotated[list[Target], Field(min_length=1, max_length=64)]
     price: Prices | None = None  # a list: effective-dated
@@ -139,11 +170,14 @@ class Model(Settings):
     image_tokens: Annotated[int, Field(ge=0, le=10_000_000)] | None = 50_000  # the most one picture is billed for
     max_cost_usd: Usd | None = None  # the most a call may cost of which the gateway cannot tell
 
+    budgets: Budgets = []  # of all teams together
+
 
 class Key(Settings):
     name: Name
     key: SecretStr
     limits: Limits = Limits()
+    budgets: Budgets = []
 
 
 class Team(Settings):
@@ -153,6 +187,9 @@ class Team(Settings):
     content: Literal["none", "redacted", "full"] = "none"  # what of prompts and answers is stored
     limits: Limits = Limits()
     users: Limits = Limits()  # of each of its users (x-user-id); calls that name none count as one user
+    budgets: Budgets = []
+    user_budgets: Budgets = []  # of each of its users, likewise
+    feature_budgets: Budgets = []  # of each of its features (x-feature), likewise
 
 
 class PolicyUse(BaseModel):
@@ -204,10 +241,22 @@ class Config(Settings):
     providers: dict[Name, Provider]
     models: dict[Name, Model] = {}
     teams: dict[Name, Team] = {}
-    policies: list[PolicyUse] = [PolicyUse(use="access"), PolicyUse(use="rate_limit")]
+    budgets: Budgets = []  # of all teams together
+    policies: list[PolicyUse] = [PolicyUse(use="access"), PolicyUse(use="rate_limit"), PolicyUse(use="budget")]
     telemetry: Telemetry = Telemetry()
 
 
 def extras(use: PolicyUse) -> dict[str, Any]:
     """What a policy's line says beyond `use` and `fail_open`."""
     return dict(use.model_extra or {})
+
+
+def budgeted(config: Config) -> bool:
+    """Is a budget declared anywhere?"""
+    teams = config.teams.values()
+    return bool(
+        config.budgets
+        or any(model.budgets for model in config.models.values())
+        or any(team.budgets or team.user_budgets or team.feature_budgets for team in teams)
+        or any(key.budgets for team in teams for key in team.keys)
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterable, Mapping
+from collections.abc import AsyncIterable, Mapping, Sequence
 from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Final, NamedTuple
@@ -22,9 +22,13 @@ _LINGER: Final = 0.25  # seconds a finished answer's connection may take to end 
 
 
 class Cleared(NamedTuple):
-    """Proof that every policy let this attempt pass.  Made in pipeline.clear only: no call is written without it."""
+    """Proof that every policy let this attempt pass, and what they hold for it.
+
+    Made in pipeline.clear only, so that no call can be written whose money is not held.
+    """
 
     attempt: Attempt
+    receipts: Sequence[object]  # to be settled when the attempt is over
 
 
 class Call:

@@ -1,4 +1,4 @@
-"""Whether a team may use the model it asks for."""
+"""Whether a team, and the key it calls with, may use the model that is asked for."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from gateway.policy import Policy
 
 
 class Access(Policy[None]):
-    """Refuses a model that the caller's team is not allowed; acts only where the team lists its models."""
+    """Refuses a model that the caller's team or key is not allowed; acts only where one of them lists its models."""
 
     async def admit(self, x: Exchange) -> None:
         allowed = x.caller.models
         if allowed is None or not x.alias or x.alias in allowed:
             return
+        who = f"key '{x.caller.key}' of team '{x.caller.team}'" if x.caller.narrowed else f"team '{x.caller.team}'"
         raise Denied(
-            f"The team '{x.caller.team}' may not use the model '{x.model}'. Ask your platform team to allow it.",
+            f"The {who} may not use the model '{x.model}'. Ask your platform team to allow it.",
             param="model",
         )

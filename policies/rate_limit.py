@@ -22,6 +22,7 @@ from gateway.counters import Charge, Counters, Refusal, Taken
 from gateway.errors import Denied
 from gateway.exchange import Exchange
 from gateway.policy import Policy
+from gateway.roster import Teams
 from gateway.tokens import by_length
 
 _MOST: Final = 1_000_000_000_000  # no limit is higher
@@ -62,7 +63,7 @@ class _Spent(NamedTuple):
 
 
 class RateLimit(Policy[_Spent]):
-    """Refuses a call that is over a limit; acts only where config.yaml sets limits."""
+    """Refuses a call that is over a limit; acts only where limits are set, in config.yaml or by the admin API."""
 
     class Settings(settings.Settings):
         output_tokens: Annotated[int, Field(ge=0, le=10_000_000)] = 1024  # reserved where a call sets no cap of its own
@@ -77,13 +78,17 @@ class RateLimit(Policy[_Spent]):
     ) -> None:
         self._output_tokens = (said or self.Settings()).output_tokens
         self._counters = counters
-        self._teams = teams
+        self._teams = teams if isinstance(teams, Teams) else Teams(teams)
         self._models = models
-        self._rules: dict[tuple[str, str, str], list[_Rule]] = {}
+        self._revision = self._teams.revision  # of the teams by which the rules were found
+        self._rules: dict[tuple[str, str, str, str], list[_Rule]] = {}
 
     async def admit(self, x: Exchange) -> _Spent | None:
         caller = x.caller
-        place = (caller.team, caller.key, x.alias)
+        if self._revision != self._teams.revision:
+            self._rules, self._revision = {}, self._teams.revision
+        user = x.user if (caller.team, x.user) in self._teams.users else ""  # callers make up names: not one rule each
+        place = (caller.team, caller.key, x.alias, user)
         rules = self._rules.get(place)
         if rules is None:
             rules = self._rules[place] = self._find(*place)
@@ -107,7 +112,7 @@ class RateLimit(Policy[_Spent]):
         used = [tokens if rule.measure.kind == "tokens" else requests for rule in spent.rules]
         self._counters.give_back(spent.taken, used)
 
-    def _find(self, team: str, key: str, model: str) -> list[_Rule]:
+    def _find(self, team: str, key: str, model: str, user: str) -> list[_Rule]:
         """The limits of a call, the widest first: a refusal names the team before its key."""
         found: list[_Rule] = []
         if (of_team := self._teams.get(team)) is not None:
@@ -115,7 +120,7 @@ class RateLimit(Policy[_Spent]):
             for one in of_team.keys:
                 if one.name == key:
                     found += _rules(f"key '{key}'", f"key {team} {key}", one.limits)
-            found += _rules("user", f"user {team}", of_team.users, per_user=True)
+            found += _rules("user", f"user {team}", self._teams.users.get((team, user), of_team.users), per_user=True)
         if (of_model := self._models.get(model)) is not None:
             found += _rules(f"model '{model}'", f"model {model}", of_model.limits)
         return found

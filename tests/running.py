@@ -35,6 +35,17 @@ class Running:
         call = {"model": "m", "messages": [{"role": "user", "content": text}], **body}
         return await self.client.post("/v1/chat/completions", json=call, headers=headers)
 
+    async def admin(self, method: str, path: str, body: Any = None, token: str = ADMIN) -> httpx2.Response:
+        """Asks the admin plane; path: below /admin/v1."""
+        headers = {"authorization": f"Bearer {token}"}
+        return await self.client.request(method, f"/admin/v1{path}", json=body, headers=headers)
+
+    async def made(self, path: str, **body: Any) -> Any:
+        """What the admin plane made of this."""
+        answer = await self.admin("POST", path, body)
+        assert answer.status_code == 201, answer.text
+        return answer.json()
+
     async def finished(self, count: int = 1) -> Exchange:
         """The last of `count` finished exchanges."""
         async with asyncio.timeout(5):

@@ -29,6 +29,7 @@ SHARED = {
     "gateway.dialects.sse": "framing of server-sent events, which no dialect owns",
     "gateway.dialects.openai_answers": "the other half of the dialect openai",
     "gateway.dialects.opaque": "reads a relayed answer, which is in no dialect",
+    "gateway.store.directory": "the shape of what every directory keeps, and the chain of its log",
     "gateway.ledger.accounts": "the bookkeeping of the SQLite ledger, inside a transaction; opens no file",
     "gateway.ledger.batches": "the same for many postings at once",
     "gateway.store.rows": "records as rows, and questions as SQL, for every store; opens nothing",

@@ -166,6 +166,7 @@ class Query:
     """Which records.  None: any.  since and until: ns since the epoch, until is not included."""
 
     team: str | None = None
+    teams: frozenset[str] | None = None  # one of these
     model: str | None = None
     code: str | None = None
     session: str | None = None

@@ -111,6 +111,9 @@ def select(query: Query, table: str) -> tuple[str, list[str | int]]:
     for column, wanted in named.items():
         if wanted is not None:
             where(column + " = {}", str(_whole(wanted)))
+    if query.teams is not None:
+        marks = ",".join(["{}"] * len(query.teams))
+        where(f"team IN ({marks})" if marks else "false", *sorted(query.teams))
     if query.status is not None:
         where("status BETWEEN {} AND {}", *query.status)
     if query.failed or (query.status is not None and query.status[0] >= 400):

@@ -111,7 +111,7 @@ class Metrics:
         pools: Mapping[str, Callable[[], Mapping[str, int]]] | None = None,
         dropped: Mapping[str, Callable[[], int]] | None = None,
     ) -> None:
-        self._known = frozenset(teams), frozenset(models), frozenset(providers)
+        self._known = teams, frozenset(models), frozenset(providers)  # teams come and go
         self._pools = pools or {}
         self._dropped = dropped or {}
         self._running = 0
@@ -289,7 +289,7 @@ def _unit(name: str) -> int:
     return NS if name.endswith("_seconds") else 1
 
 
-def _fold(names: tuple[str, str, str], known: tuple[frozenset[str], ...]) -> list[str]:
+def _fold(names: tuple[str, str, str], known: tuple[Collection[str], ...]) -> list[str]:
     return [name if name in words else "other" if name else "none" for name, words in zip(names, known, strict=True)]
 
 

@@ -108,7 +108,7 @@ async def test_a_kill_at_any_moment_costs_nobody_a_nano_dollar_that_cannot_be_ex
             assert window.reserved == 0
             assert window.overrun == 0
             assert window.spent <= window.limit
-            # What was billed is charged.  Beyond it: calls whose end nobody saw, and those whose end was not journalled.
+            # What was billed is charged.  Beyond it: calls whose end nobody saw, or nobody journalled.
             assert bill <= window.spent <= bill + doubt + 97 * kills
 
 

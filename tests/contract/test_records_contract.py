@@ -147,6 +147,9 @@ async def test_each_filter_finds_its_rows_and_they_narrow_each_other(store: Reco
     )
     assert await ids(store, team="a") == [2, 1]
     assert await ids(store, model="m1") == [4, 3, 1]
+    assert await ids(store, teams=frozenset("ac")) == [2, 1]
+    assert await ids(store, teams=frozenset("ab"), model="m1", team="b") == [4, 3]
+    assert await ids(store, teams=frozenset()) == []
     assert await ids(store, model="m1", team="b") == [4, 3]
     assert await ids(store, session="s") == [1]
     assert await ids(store, user="u") == [1]

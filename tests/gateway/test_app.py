@@ -6,6 +6,7 @@ import asyncio
 import json
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -187,3 +188,48 @@ async def test_a_policy_of_an_operators_own_is_switched_on_by_its_line(monkeypat
             assert (await gateway.chat("allowed")).status_code == 200
             refused = await gateway.chat("forbidden")
     assert refused.json()["error"]["code"] == "blocked_by_safety"
+
+
+def kept(folder: Path) -> list[str]:
+    return sorted(file.name for file in folder.iterdir() if not file.name.endswith(("-wal", "-shm")))
+
+
+async def test_keys_outlive_a_restart_and_their_files_stand_beside_the_store(tmp_path: Path) -> None:
+    async with scripted(plain) as up:
+        said = config(up.url) | {"store": f"sqlite:///{tmp_path}/data.db"}
+        async with running(said) as gateway:
+            made = await gateway.made("/keys", team="checkout", name="app")
+        assert kept(tmp_path) == ["data.db", "data.directory.db", "data.pepper"]
+        said["server"]["admin_key"] = None  # closes the plane; the keys go on
+        async with running(said) as gateway:
+            answer = await gateway.chat(headers={"authorization": f"Bearer {made['key']}"})
+            assert answer.status_code == 200
+            assert (await gateway.admin("GET", "/keys")).status_code == 403
+
+
+async def test_without_an_admin_key_no_directory_is_made(tmp_path: Path) -> None:
+    async with scripted(plain) as up:
+        said = config(up.url, server={"admin_key": None}) | {"store": f"sqlite:///{tmp_path}/data.db"}
+        async with running(said) as gateway:
+            assert (await gateway.chat()).status_code == 200
+            for path in ("/keys", "/anything"):
+                answer = await gateway.admin("GET", path)
+                assert (answer.status_code, answer.json()["error"]["code"]) == (403, "admin_only")
+        assert kept(tmp_path) == ["data.db"]
+
+
+async def test_a_start_with_another_pepper_than_the_keys_were_made_with_is_refused(tmp_path: Path) -> None:
+    async with scripted(plain) as up:
+        said = config(up.url, server={"key_pepper": "p" * 32}) | {"store": f"sqlite:///{tmp_path}/data.db"}
+        async with running(said) as gateway:
+            made = await gateway.made("/keys", team="checkout", name="app")
+        assert "data.pepper" not in kept(tmp_path)
+        said["server"]["key_pepper"] = "q" * 32
+        with pytest.raises(StoreError, match=r"another pepper than server\.key_pepper") as caught:
+            async with running(said):
+                pass
+        assert "qqq" not in str(caught.value)
+        said["server"]["key_pepper"] = "p" * 32
+        async with running(said) as gateway:
+            answer = await gateway.chat(headers={"authorization": f"Bearer {made['key']}"})
+            assert answer.status_code == 200

@@ -43,7 +43,7 @@ def test_a_valid_file_is_told_as_it_was_understood(tmp_path: Path) -> None:
         "config.yaml is valid.",
         "server      127.0.0.1:4001, admin plane open on the same port",
         "store       sqlite:///tollkeeper.db",
-        "policies    access, rate_limit",
+        "policies    access, rate_limit, budget",
         "telemetry   traces to http://127.0.0.1:4318, json logs at info, records for 30 days",
         "providers",
         "  openai: openai at https://api.openai.com/v1, with a key",

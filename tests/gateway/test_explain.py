@@ -17,6 +17,7 @@ from starlette.applications import Starlette
 from gateway.endpoints.admin import Admin
 from gateway.errors import CODES
 from gateway.explain import NEXT, CannotExplain, bar, colourful, fetch, waterfall
+from gateway.plane import Door
 from gateway.store import AttemptRecord, Record
 from gateway.store.sqlite import SqliteRecordStore
 
@@ -188,7 +189,7 @@ def test_only_a_terminal_gets_colours_and_no_color_is_honoured(monkeypatch: pyte
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     store = SqliteRecordStore(tmp_path_factory.mktemp("explain") / "records.db")
     store.write([record(), record(id="req_/../?#")])
-    app = Starlette(routes=Admin(store, KEY).routes())
+    app = Starlette(routes=Door(KEY).routes(Admin(store).operations()))
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off"))
     running = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

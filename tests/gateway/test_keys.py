@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 from pydantic import SecretStr
 
+from gateway.credentials import API_KEY, Pepper, make
 from gateway.errors import Unidentified
-from gateway.keys import Keys
+from gateway.exchange import Caller
+from gateway.keys import Keys, Known
 from gateway.settings import Key, Team
 
 ONE, TWO = "tk-one", "tk-two"
@@ -79,3 +81,42 @@ def test_no_key_a_wrong_one_and_several_are_told_apart(headers: Headers, code: s
 
 def test_some_other_header_given_twice_does_no_harm() -> None:
     assert identify((b"x-a", b"1"), (b"x-a", b"2"), (b"x-api-key", b"tk-one")) == ("checkout", "web")
+
+
+PEPPER = Pepper(b"p" * 32)
+CREATED = make(API_KEY)
+
+
+def created(known: Known) -> Keys:
+    keys = Keys({"checkout": Team(keys=[Key(name="web", key=SecretStr(ONE))])}, PEPPER)
+    keys.created = {PEPPER.key(CREATED.encode()): known}
+    return keys
+
+
+def ask(keys: Keys, key: str) -> Caller:
+    return keys.identify({b"x-api-key": key.encode()}, [(b"x-api-key", key.encode())])
+
+
+def test_keys_that_were_created_live_beside_those_that_are_declared() -> None:
+    keys = created(Known(Caller("search", "app")))
+    assert (ask(keys, CREATED).team, ask(keys, ONE).team) == ("search", "checkout")
+    keys.created = {}
+    with pytest.raises(Unidentified, match="not known here"):
+        ask(keys, CREATED)
+
+
+@pytest.mark.parametrize(
+    ("until", "why", "says"),
+    [
+        (1, "", "This API key has expired."),
+        (2**62, "was revoked", "This API key was revoked."),
+        (1, "was revoked", "This API key has expired."),
+        (None, "belongs to a team that is switched off", "switched off"),
+    ],
+)
+def test_who_holds_a_key_that_is_refused_is_told_why(until: int | None, why: str, says: str) -> None:
+    with pytest.raises(Unidentified, match=says) as caught:
+        ask(created(Known(Caller("search", "app"), until, why)), CREATED)
+    assert (caught.value.code, CREATED in caught.value.message) == ("invalid_api_key", False)
+    with pytest.raises(Unidentified, match="mistyped"):
+        ask(created(Known(Caller("search", "app"))), CREATED[:-1])

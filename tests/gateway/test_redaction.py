@@ -26,6 +26,7 @@ from gateway.redaction import Redactor, redact
         ("key sk-proj-abcdefghijklmnop_1", "key [secret_1]"),
         ("OPENAI_API_KEY=sk-ant-api03-abcdefghijklmnop", "OPENAI_API_KEY=[secret_1]"),
         ("ghp_abcdefghijklmnopqrst1234 AKIAIOSFODNN7EXAMPLE", "[secret_1] [secret_2]"),
+        ("KEY=tk_0123456789abcdefghijABCDEFGHIJ, tka_0123456789abcdefghijABCDEFGHIJ", "KEY=[secret_1], [secret_2]"),
         ("Bearer eyJhbGciOiJI.eyJzdWIiOiIx.c2ln", "Bearer [secret_1]"),
         ("a\n-----BEGIN RSA PRIVATE KEY-----\nMIIE\n-----END RSA PRIVATE KEY-----\nb", "a\n[secret_1]\nb"),
         ("key=-----BEGIN PRIVATE KEY-----MIIE and no end", "key=[secret_1]"),

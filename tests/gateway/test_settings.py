@@ -26,6 +26,7 @@ SHOWN = {
     "providers.openai.api_key",
     "server.admin_key",
     "teams",
+    "teams.checkout.budgets",
     "teams.checkout.keys",
 }
 

@@ -25,6 +25,10 @@ ROUTES: list[tuple[str, str, dict[str, Any] | None, str]] = [
     ("DELETE", "/v1/files/file-1", None, "team"),
     ("GET", "/admin/v1/exchanges", None, "operator"),
     ("GET", "/admin/v1/openapi.json", None, "operator"),
+    *(
+        ("GET", f"/admin/v1/{path}", None, "operator")
+        for path in ("organisations", "teams", "keys", "users", "budgets", "tokens", "audit", "audit/verify")
+    ),
     ("GET", "/metrics", None, "operator"),
     ("GET", "/healthz", None, "anybody"),
     ("GET", "/readyz", None, "anybody"),
@@ -90,7 +94,12 @@ async def test_a_closed_admin_plane_tells_nobody_anything() -> None:
     async with scripted(plain) as up, running(config(up.url, server={"admin_key": None})) as gateway:
         for headers in ([], [(BEARER, f"Bearer {KEY}")], [(BEARER, "Bearer None")], [(BEARER, "Bearer")]):
             async with httpx2.AsyncClient(base_url=gateway.url) as client:
-                for path in ("/admin/v1/exchanges", "/admin/v1/exchanges/req_1", "/admin/v1/openapi.json"):
+                for path in (
+                    "/admin/v1/exchanges",
+                    "/admin/v1/exchanges/req_1",
+                    "/admin/v1/openapi.json",
+                    "/admin/v1/keys",
+                ):
                     response = await client.get(path, headers=headers)
                     assert (response.status_code, response.json()["error"]["code"]) == (403, "admin_only")
 

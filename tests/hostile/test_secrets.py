@@ -18,6 +18,7 @@ import pytest
 
 from gateway.settings import Logs
 from gateway.telemetry import logs
+from tests.processes import serving
 from tests.running import ADMIN, KEY, Running, config, running
 from tests.scripted import Asked, answer, event, events, say, scripted
 
@@ -213,3 +214,41 @@ async def test_asked_for_content_is_kept_and_still_no_key(
     for place in ("refusals", "metrics", "stdout", "log"):
         for what, secret in CONTENT.items():
             assert secret.encode() not in left[place], f"{what} in {place}"
+
+
+async def test_keys_that_were_created_are_found_nowhere_after_the_answer_that_showed_them(tmp_path: Path) -> None:
+    pepper = "sentinel-pepper-of-the-gateway-4e5f6a"
+    async with scripted(provider) as up:
+        said = config(up.url, server={"key_pepper": pepper}, telemetry={"logs": {"access": True, "level": "debug"}})
+        with serving(said, folder=tmp_path) as gateway:
+            async with httpx2.AsyncClient(base_url=gateway.url, timeout=20) as client:
+
+                async def admin(method: str, path: str, body: Any = None) -> httpx2.Response:
+                    headers = {"authorization": f"Bearer {ADMIN}"}
+                    return await client.request(method, f"/admin/v1/{path}", json=body, headers=headers)
+
+                made = (await admin("POST", "keys", {"team": "checkout", "name": "app"})).json()
+                rotated = (await admin("POST", f"keys/{made['id']}/rotate", {})).json()
+                token = (await admin("POST", "tokens", {"name": "t", "role": "viewer"})).json()["token"]
+                secrets = [made["key"], rotated["key"], token, pepper]
+                answers = []
+                for secret in secrets:
+                    for headers in ({"authorization": f"Bearer {secret}"}, {"x-api-key": secret[:-1]}):
+                        call = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+                        answers.append(await client.post("/v1/chat/completions", json=call, headers=headers))
+                        answers.append(await client.get("/admin/v1/keys", headers=headers))
+                    answers.append(await admin("POST", "keys", {"team": "checkout", "name": f"{secret} "}))
+                    answers.append(await admin("GET", f"keys/{secret}"))
+                for path in ("keys", f"keys/{made['id']}", "tokens", "audit", "teams", "exchanges", "openapi.json"):
+                    answers.append(await admin("GET", path))
+                answers.append(await client.get("/metrics"))
+                await admin("DELETE", f"keys/{made['id']}")
+            assert gateway.stop() == 0
+        told = b"\n".join(answer.content + str(answer.headers).encode() for answer in answers)
+        files = {file.name: file.read_bytes() for file in tmp_path.iterdir() if file.name != "config.yaml"}
+    assert {"tollkeeper.db", "tollkeeper.directory.db", "stderr.log", "stdout.log"} <= set(files)
+    assert len(files["stdout.log"] + files["stderr.log"]) > 1000
+    for secret in secrets:
+        for part in (secret, secret[4:40]):
+            assert part.encode() not in told
+            assert [name for name, data in files.items() if part.encode() in data] == []
