@@ -17,7 +17,7 @@ from gateway.ledger import Budget, Granted
 from gateway.ledger.postgres import PostgresLedger
 from gateway.store import Content, Query, RecordRefused, StoreError
 from gateway.store import postgres as stores
-from gateway.store.postgres import MIGRATIONS, PostgresRecordStore
+from gateway.store.postgres import SCHEMA, PostgresRecordStore
 from gateway.store.rows import select
 from gateway.telemetry import records as recording
 from gateway.telemetry.records import Records
@@ -126,7 +126,7 @@ async def test_gateways_that_start_at_once_make_one_schema_and_see_each_others_r
     for number, store in enumerate(found):
         store.write([record(number)])
     assert [await ids(store) for store in found] == [[5, 4, 3, 2, 1, 0]] * 6
-    assert await ask(url, "SELECT count(*) FROM tollkeeper_records.migration") == len(MIGRATIONS)
+    assert await ask(url, "SELECT count(*) FROM tollkeeper_records.migration") == len(SCHEMA.migrations)
     for store in found:
         await store.aclose()
 
@@ -147,9 +147,9 @@ async def test_gateways_that_expire_at_once_delete_each_record_once(url: str, st
 
 
 async def test_a_newer_schema_is_refused_and_left_as_it_is(url: str, store: PostgresRecordStore) -> None:
-    newer = len(MIGRATIONS) + 1
+    newer = len(SCHEMA.migrations) + 1
     await ask(url, f"INSERT INTO tollkeeper_records.migration VALUES ({newer}, 'later', now())")
-    with pytest.raises(StoreError, match=f"schema {newer} and this Tollkeeper knows up to {len(MIGRATIONS)}"):
+    with pytest.raises(StoreError, match=f"schema {newer} and this Tollkeeper knows up to {len(SCHEMA.migrations)}"):
         await asyncio.to_thread(PostgresRecordStore, url)
     assert await ask(url, "SELECT max(version) FROM tollkeeper_records.migration") == newer
 
@@ -158,7 +158,7 @@ async def test_least_rights_are_enough_once_the_schema_is_made_and_too_few_are_t
     role = f"clerk_{url.rpartition('/')[2]}"
     least = url.replace("postgres@", f"{role}@")
     await ask(url, f"CREATE ROLE {role} LOGIN")
-    with pytest.raises(StoreError, match="the records' schema cannot be made: InsufficientPrivilege"):
+    with pytest.raises(StoreError, match="the schema of the records cannot be made: InsufficientPrivilege"):
         await asyncio.to_thread(PostgresRecordStore, least)
     async with opened(url):
         pass
