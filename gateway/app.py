@@ -89,7 +89,7 @@ class Gateway:
         observers += [watcher for watcher in (self.records, self.traces, self.access_log) if watcher is not None]
         self.prices = Prices(config)
         self.counters = _counters(config)
-        self.books = _books(config)
+        self.books = _books(config, changeable=self.roster is not None)
         self.metrics.registry.register(Money(self.books))
         self.meter = Meter(self.prices)
         built = _policies(config, self._offers()) if policies is None else policies
@@ -284,9 +284,9 @@ def _counters(config: Config) -> Counters:
     return ValkeyCounters(config.counters, MemoryCounters(), config.server.replicas)
 
 
-def _books(config: Config) -> Books | None:
-    """None: nothing is budgeted, so no money is counted before it is spent."""
-    if not budgeted(config):
+def _books(config: Config, changeable: bool) -> Books | None:
+    """None: nothing is budgeted, nor can be.  changeable: budgets may be created."""
+    if not (budgeted(config) or (changeable and any(use.use == "budget" for use in config.policies))):
         return None
     place = Path(config.store.removeprefix("sqlite:///"))
     return Books(SqliteLedger(place.with_name(f"{place.stem}.ledger.db")), place.with_name(f"{place.stem}.ledger"))

@@ -44,12 +44,13 @@ def serve(path: str | None, host: str | None, port: int | None, workers: int) ->
     if workers > 1:
         _fail("--workers above 1 needs stores that processes share; this version has none. Run one worker per replica.")
     config = _load(path)
+    from gateway.ledger import LedgerError
     from gateway.serve import run
     from gateway.store import StoreError
 
     try:
         run(config, host or config.server.host, config.server.port if port is None else port)
-    except StoreError as error:  # at the start: what comes later is the store's to bear
+    except (StoreError, LedgerError) as error:
         _fail(str(error))
 
 

@@ -13,6 +13,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from decimal import Decimal
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from msgspec import Struct
@@ -92,15 +93,17 @@ class Teams(Mapping[str, settings.Team]):
     """The teams as they are now, of both kinds.  revision: another one whenever one of them is different.
 
     users: limits of users that have their own, by team and name.
+    budgets: those that were created for one user, feature, model or organisation: by scope and names.
     """
 
     def __init__(self, declared: Mapping[str, settings.Team]) -> None:
         self.revision = 0
         self.users: Mapping[tuple[str, str], settings.Limits] = {}
+        self.budgets: Mapping[tuple[str, ...], Sequence[settings.Budget]] = {}
         self._teams = declared
 
-    def replace(self, teams: Mapping[str, settings.Team], users: Mapping[tuple[str, str], settings.Limits]) -> None:
-        self._teams, self.users = teams, users
+    def replace(self, view: View) -> None:
+        self._teams, self.users, self.budgets = view.teams, view.users, view.budgets
         self.revision += 1
 
     def __getitem__(self, name: str) -> settings.Team:
@@ -120,6 +123,7 @@ class View(NamedTuple):
     tokens: Mapping[bytes, KnownToken]
     teams: Mapping[str, settings.Team]
     users: Mapping[tuple[str, str], settings.Limits]
+    budgets: Mapping[tuple[str, ...], Sequence[settings.Budget]]
     hidden: Sequence[str]  # what was created and config.yaml declares by now
 
 
@@ -141,11 +145,15 @@ def build(declared: Mapping[str, settings.Team], snapshot: Snapshot) -> View:
             callers[bytes.fromhex(secret.digest)] = Known(caller, _until(key.expires, secret), why)
     for name, keys in keys_of.items():
         teams[name] = teams[name].model_copy(update={"keys": [*teams[name].keys, *keys]})
+    budgets = _budgets(snapshot)
+    for name, team in teams.items():
+        teams[name] = _funded(name, team, budgets)
     return View(
         callers,
         {bytes.fromhex(token.secret.digest): _token(token) for token in snapshot.tokens.values()},
         teams,
         {(user.team, user.user): settings.Limits(**user.limits) for user in snapshot.users.values()},
+        budgets,
         hidden,
     )
 
@@ -248,7 +256,7 @@ class Roster:
         snapshot = known.after(changes)
         view = await asyncio.to_thread(build, declared, snapshot)
         self.snapshot, self.tokens, self._keys.created = snapshot, view.tokens, view.callers
-        self.teams.replace(view.teams, view.users)
+        self.teams.replace(view)
         for what in view.hidden:
             if what not in self._hidden:
                 log.warning("config.yaml declares the %s, which was also created: what config.yaml says holds", what)
@@ -263,6 +271,39 @@ def _team(team: Team) -> settings.Team:
         limits=settings.Limits(**team.limits),
         users=settings.Limits(**team.users),
     )
+
+
+def _budgets(snapshot: Snapshot) -> dict[tuple[str, ...], list[settings.Budget]]:
+    """By scope and names: ("team", team), ("key", team, key), ("user", team, user), ("model", model) …"""
+    found: dict[tuple[str, ...], list[settings.Budget]] = {}
+    for one in sorted(snapshot.budgets.values(), key=lambda budget: (budget.created, budget.id)):
+        names = (one.organisation, one.team, one.key, one.user, one.feature, one.model)
+        place = (one.scope, *(name for name in names if name is not None))
+        budget = settings.Budget(
+            limit_usd=Decimal(one.limit_usd), per=one.per, hard=one.hard, zone=one.zone, warn_at=one.warn_at
+        )
+        found.setdefault(place, []).append(budget)
+    return found
+
+
+def _funded(
+    name: str, team: settings.Team, budgets: Mapping[tuple[str, ...], Sequence[settings.Budget]]
+) -> settings.Team:
+    """With the budgets that were created for it and its keys.  What config.yaml declares for a period holds."""
+    own = joined(team.budgets, budgets.get(("team", name), ()))
+    keys = [
+        key.model_copy(update={"budgets": joined(key.budgets, budgets.get(("key", name, key.name), ()))})
+        for key in team.keys
+    ]
+    if own == team.budgets and keys == team.keys:
+        return team
+    return team.model_copy(update={"budgets": own, "keys": keys})
+
+
+def joined(first: Sequence[settings.Budget], second: Sequence[settings.Budget]) -> list[settings.Budget]:
+    """One budget for each period; of two, that of the first holds."""
+    taken = {budget.per for budget in first}
+    return [*first, *(budget for budget in second if budget.per not in taken)]
 
 
 def _limited(key: Key) -> settings.Key:

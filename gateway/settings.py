@@ -139,7 +139,7 @@ def _zone(name: str) -> str:
 class Budget(Settings):
     """What may be spent in each day, ISO week or month, or (total) ever.  One for each scope and period."""
 
-    limit_usd: Annotated[Usd, Field(le=9_200_000_000)]
+    limit_usd: Annotated[Decimal, Field(ge=0, le=9_200_000_000, max_digits=19, decimal_places=9)]
     per: Literal["day", "week", "month", "total"]
     hard: bool = True  # refuses what may not fit, before it is sent; False: only counts, and warns
     zone: Annotated[str, AfterValidator(_zone)] = "UTC"  # at whose midnight the period begins

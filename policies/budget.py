@@ -14,7 +14,7 @@ soft one only counts.  When the attempt is over the hold is charged:
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Final, Literal, NamedTuple
 
 from pydantic import Field
@@ -30,6 +30,7 @@ from gateway.ledger import Budget as Limited
 from gateway.meter import Meter
 from gateway.policy import Policy
 from gateway.reply import usd
+from gateway.roster import Teams, joined
 
 _SLACK_NS: Final = 2_000_000_000  # of output that a provider may have written and nobody saw
 _REMEMBERED: Final = 10_000  # sets of budgets: callers choose the names of users and features
@@ -44,13 +45,23 @@ class _Held(NamedTuple):
     attempt: Attempt
 
 
-class _Scope(NamedTuple):
-    """Where budgets are declared."""
+class _Place(NamedTuple):
+    """What decides which budgets a call touches.  user, feature: empty where none of the team's has a budget."""
 
-    name: str  # of the ledger's budget: the period, and for some the caller's own word, are added to it
-    words: str  # for people
+    organisation: str
+    team: str
+    key: str
+    model: str
+    user: str
+    feature: str
+
+
+class _Scope(NamedTuple):
+    """Where budgets are declared.  word: the caller's own, a user's or a feature's, which stands last in their name."""
+
+    name: str  # of the ledger's budget: the period, and the word, are added to it
     budgets: Sequence[settings.Budget]
-    of: Literal["", "user", "feature"] = ""
+    word: str | None = None
     shared: bool = False  # among several keys
 
 
@@ -71,13 +82,16 @@ class Budget(Policy[_Held]):
         books: Books | None,
         meter: Meter,
         config: settings.Config,
+        teams: Teams,
     ) -> None:
         self._said = said or self.Settings()
         self._books = books
         self._meter = meter
         self._config = config
-        self._scopes: dict[tuple[str, str, str], list[_Scope]] = {}
-        self._made: dict[tuple[tuple[str, str, str], tuple[str, ...]], list[Claim]] = {}
+        self._teams = teams
+        self._revision = teams.revision  # of the teams for which these were made:
+        self._made: dict[_Place, list[Claim]] = {}
+        self._named: dict[str, tuple[bool, bool]] = {}  # team -> do its users, do its features have budgets
 
     async def attempt(self, x: Exchange, attempt: Attempt) -> _Held | None:
         claims = self._claims(x)
@@ -134,41 +148,60 @@ class Budget(Policy[_Held]):
 
     def _claims(self, x: Exchange) -> list[Claim]:
         """Hard ones first: the first counts for spend questions."""
-        place = (x.caller.team, x.caller.key, x.alias)
-        scopes = self._scopes.get(place)
-        if scopes is None:
-            scopes = self._scopes[place] = self._find(*place)
-        words = tuple(getattr(x, scope.of)[:_LONGEST] for scope in scopes if scope.of)
-        claims = self._made.get((place, words))
+        if self._revision != self._teams.revision:
+            self._made, self._named, self._revision = {}, {}, self._teams.revision
+        caller = x.caller
+        named = self._named.get(caller.team)
+        if named is None:
+            named = self._named[caller.team] = self._names(caller.team)
+        user, feature = x.user[:_LONGEST] if named[0] else "", x.feature[:_LONGEST] if named[1] else ""
+        place = _Place(caller.organisation, caller.team, caller.key, x.alias, user, feature)
+        claims = self._made.get(place)
         if claims is None:
-            claims = [self._claim(x, scope, budget) for scope in scopes for budget in scope.budgets]
+            claims = [self._claim(scope, said) for scope in self._scopes(place) for said in scope.budgets]
             claims.sort(key=lambda claim: not claim.budget.hard)
             if len(self._made) >= _REMEMBERED:
                 self._made.clear()
-            self._made[place, words] = claims
+            self._made[place] = claims
         return claims
 
-    def _claim(self, x: Exchange, scope: _Scope, said: settings.Budget) -> Claim:
-        word = f" {getattr(x, scope.of)[:_LONGEST]}" if scope.of else ""
+    def _claim(self, scope: _Scope, said: settings.Budget) -> Claim:
         limit = int(said.limit_usd * 1_000_000_000)
+        word = "" if scope.word is None else f" {scope.word}"
         budget = Limited(f"{scope.name} {said.per}{word}", said.per, said.zone, limit, said.hard)
         most = int(limit * self._said.key_share) if scope.shared and said.hard else MAX_NANO
         return Claim(budget, most, tuple(said.warn_at))
 
-    def _find(self, team: str, key: str, model: str) -> list[_Scope]:
-        config = self._config
-        found = []
-        if (of_team := config.teams.get(team)) is not None:
-            found.append(_Scope(f"team {team}", f"team '{team}'", of_team.budgets, shared=len(of_team.keys) > 1))
-            for one in of_team.keys:
-                if one.name == key:
-                    found.append(_Scope(f"key {team} {key}", f"key '{key}'", one.budgets))
-            found.append(_Scope(f"user {team}", "user", of_team.user_budgets, of="user"))
-            found.append(_Scope(f"feature {team}", "feature", of_team.feature_budgets, of="feature"))
-        if (of_model := config.models.get(model)) is not None:
-            found.append(_Scope(f"model {model}", f"model '{model}'", of_model.budgets, shared=True))
-        found.append(_Scope("organisation", "organisation", config.budgets, shared=True))
-        return [scope for scope in found if scope.budgets]
+    def _names(self, team: str) -> tuple[bool, bool]:
+        own, created = self._teams.get(team), [place[:-1] for place in self._teams.budgets]
+        users = own is not None and bool(own.user_budgets)
+        features = own is not None and bool(own.feature_budgets)
+        return (
+            users or ("user", team) in created,
+            features or ("feature", team) in created or ("feature",) in created,
+        )
+
+    def _scopes(self, at: _Place) -> Iterator[_Scope]:
+        created = self._teams.budgets
+        if (team := self._teams.get(at.team)) is not None:
+            yield _Scope(f"team {at.team}", team.budgets, shared=len(team.keys) > 1)
+            for key in team.keys:
+                if key.name == at.key:
+                    yield _Scope(f"key {at.team} {at.key}", key.budgets)
+            own = created.get(("user", at.team, at.user), ())
+            yield _Scope(f"user {at.team}", joined(own, team.user_budgets), at.user)
+            own = created.get(("feature", at.team, at.feature), ())
+            yield _Scope(f"feature {at.team}", joined(own, team.feature_budgets), at.feature)
+        yield _Scope("feature *", created.get(("feature", at.feature), ()), at.feature, shared=True)
+        yield _Scope(f"model {at.team} {at.model}", created.get(("model", at.team, at.model), ()), shared=True)
+        model = self._config.models.get(at.model)
+        declared = model.budgets if model is not None else ()
+        yield _Scope(f"model {at.model}", joined(declared, created.get(("model", at.model), ())), shared=True)
+        if at.organisation:
+            yield _Scope(
+                f"organisation {at.organisation}", created.get(("organisation", at.organisation), ()), shared=True
+            )
+        yield _Scope("organisation", self._config.budgets, shared=True)
 
 
 _FITS: Final = frozenset({"exhausted", "contended"})

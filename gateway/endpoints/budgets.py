@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from functools import lru_cache
 from typing import Annotated, Any, Final
@@ -13,6 +13,7 @@ from msgspec import Struct, to_builtins
 from msgspec.structs import replace
 from pydantic import AfterValidator, Field
 
+from gateway import settings
 from gateway.credentials import new_id
 from gateway.narrowing import printable_only
 from gateway.plane import PAGED, Asked, Body, Gone, Operation, bad, conflict, forbidden, missing, page
@@ -135,6 +136,8 @@ class Budgets:
                 id, body.scope, _plain(body.limit_usd), body.per, at, asked.operator.name, body.zone, body.hard,
                 body.warn_at, **names,
             )  # fmt: skip
+            if body.per in self._declared(body):
+                raise conflict("per", "config.yaml declares this budget: change it there", "declared_in_config")
             if any(_place(one) == _place(new) for one in snapshot.budgets.values()):
                 raise conflict("per", "there is a budget for the same and this period: change that", "already_exists")
             return Decided(_told(new), "create", None, new)
@@ -163,6 +166,19 @@ class Budgets:
 
         return await self._roster.change(asked.operator.name, decide)
 
+    def _declared(self, body: NewBudget) -> set[Period]:
+        """The periods for which config.yaml sets a budget of the same scope and names."""
+        config = self._roster.config
+        team, model = config.teams.get(body.team or ""), config.models.get(body.model or "")
+        found: Sequence[settings.Budget] = ()
+        if body.scope == "team" and team is not None:
+            found = team.budgets
+        elif body.scope == "key" and team is not None:
+            found = [budget for key in team.keys if key.name == body.key for budget in key.budgets]
+        elif body.scope == "model" and model is not None and body.team is None:
+            found = model.budgets
+        return {budget.per for budget in found}
+
     def _check_names(self, body: NewBudget, operator: Operator, snapshot: Snapshot) -> None:
         """Raises where a name is missing, too much, unknown, or not this operator's to set a budget for."""
         needed, possible = NAMES[body.scope]
@@ -175,6 +191,8 @@ class Budgets:
         if body.team is not None and not (operator.sees(body.team) and body.team in self._roster.teams):
             raise missing("team", "team")
         _may(operator, body.scope, "scope")
+        if not self._roster.enforces("budget"):
+            raise bad("scope", "no policy enforces budgets: add `- use: budget` to policies in config.yaml")
         if body.key is not None and not any(key.name == body.key for key in self._roster.teams[body.team or ""].keys):
             raise missing("key", "key of this team")
         if body.organisation is not None and body.organisation not in snapshot.organisations:

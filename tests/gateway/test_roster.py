@@ -172,7 +172,7 @@ async def test_a_key_revoked_at_one_gateway_is_refused_by_every_other_within_fiv
     import httpx2
 
     async with scripted(plain) as up:
-        said = config(up.url)
+        said = config(up.url, policies=[{"use": "access"}])  # a SQLite ledger would serve one of them only
         with (
             serving(said, folder=tmp_path) as one,
             serving(said, folder=tmp_path) as two,

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -16,7 +19,8 @@ from gateway.demo.bill import PRICES
 from gateway.demo.simulator import Spawned, spawn
 from gateway.leases import Account
 from gateway.ledger import Spend, Window
-from tests.running import KEY, Running, config, running
+from tests.processes import environment, serving
+from tests.running import ADMIN, KEY, Running, config, running
 from tests.scripted import Asked, Scripted, answer, events, plain, say, scripted
 
 OTHER = "tk-test-key-of-the-other-application"
@@ -272,8 +276,50 @@ async def test_shrinking_lowers_the_calls_own_cap_and_tells_the_caller() -> None
         assert cap in (up.asked[0].json.get("max_tokens"), up.asked[0].json.get("max_completion_tokens"))
 
 
+async def test_a_created_budget_acts_from_the_next_call_on_and_a_declared_one_cannot_be_created() -> None:
+    admin = {"authorization": f"Bearer {ADMIN}"}
+    async with budgeted(teams={"checkout": {"budgets": [MONTH]}}) as (gateway, up):
+        path = "/admin/v1/budgets"
+        assert (await gateway.chat(max_tokens=10)).status_code == 200
+        twice = {"scope": "team", "team": "checkout", "limit_usd": "5", "per": "month"}
+        reply = await gateway.client.post(path, json=twice, headers=admin)
+        assert (reply.status_code, reply.json()["error"]["code"]) == (409, "declared_in_config")
+        for body in (
+            {"scope": "team", "team": "checkout", "per": "day"},
+            {"scope": "key", "team": "checkout", "key": "web", "per": "day"},
+            {"scope": "user", "team": "checkout", "user": "u", "per": "day"},
+            {"scope": "feature", "feature": "search", "per": "week"},
+            {"scope": "feature", "team": "checkout", "feature": "search", "per": "week"},
+            {"scope": "model", "model": "m", "per": "total"},
+            {"scope": "model", "team": "checkout", "model": "m", "per": "total"},
+        ):
+            labels = {"x-user-id": "u", "x-feature": "search"}
+            made = await gateway.client.post(path, json={**body, "limit_usd": "0"}, headers=admin)
+            assert made.status_code == 201, made.text
+            refused = await gateway.chat(headers=labels, max_tokens=10)
+            assert refused.json()["error"]["code"] == "budget_exhausted", body
+            one = f"{path}/{made.json()['id']}"
+            raised = await gateway.client.patch(one, json={"limit_usd": "7"}, headers=admin)
+            assert raised.status_code == 200, raised.text
+            assert (await gateway.chat(headers=labels, max_tokens=10)).status_code == 200
+            assert (await gateway.client.delete(one, headers=admin)).status_code == 200
+        assert len(up.asked) == 8
+
+
+async def test_a_second_gateway_on_one_sqlite_ledger_refuses_to_start_and_says_what_to_set(tmp_path: Path) -> None:
+    said = config("http://127.0.0.1:9", teams={"checkout": {"budgets": [MONTH]}})
+    with serving(said, folder=tmp_path) as first:
+        command = [sys.executable, "-m", "gateway", "serve", "--port", "0", "--config", str(tmp_path / "config.yaml")]
+        second = subprocess.run(command, capture_output=True, text=True, timeout=30, env=environment())
+        assert second.returncode == 2
+        assert "one SQLite ledger serves one process" in second.stderr
+        assert "postgresql://" in second.stderr
+        assert "Traceback" not in second.stderr
+        assert first.stop() == 0
+
+
 async def test_what_was_not_declared_is_not_counted() -> None:
-    async with budgeted() as (gateway, _):
+    async with budgeted(server={"admin_key": None}) as (gateway, _):
         assert gateway.app.books is None
         reply = await gateway.chat()
         assert reply.status_code == 200

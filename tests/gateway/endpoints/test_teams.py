@@ -127,7 +127,7 @@ async def test_what_nobody_would_enforce_is_refused() -> None:
 
 async def test_of_many_who_take_one_name_at_two_gateways_at_once_one_gets_it(tmp_path: Path) -> None:
     async with scripted(plain) as up:
-        said = config(up.url) | {"store": f"sqlite:///{tmp_path}/shared.db"}
+        said = config(up.url, policies=[{"use": "access"}]) | {"store": f"sqlite:///{tmp_path}/shared.db"}
         async with running(said) as one, running(said) as other:
             for round in range(5):
                 body = {"name": f"team-{round}"}
