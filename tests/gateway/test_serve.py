@@ -42,8 +42,10 @@ async def test_sigterm_right_after_the_last_byte_loses_no_record(tmp_path: Path)
     assert "Traceback" not in log
 
 
-async def test_a_dead_database_of_records_is_not_noticed_by_callers_and_its_password_never_told(tmp_path: Path) -> None:
-    said = config("", store="${DATABASE}", server={"grace_seconds": 1})
+async def test_a_database_that_is_not_there_is_no_reason_not_to_start_and_its_password_never_told(
+    tmp_path: Path,
+) -> None:
+    said = config("", store="${DATABASE}", server={"grace_seconds": 1, "admin_key": None})
     database = "postgresql://toll:hunter2-secret@127.0.0.1:1/toll?application_name=hunter2-secret"
     async with scripted(plain) as up:
         said["providers"]["up"]["base_url"] = up.url
@@ -51,17 +53,15 @@ async def test_a_dead_database_of_records_is_not_noticed_by_callers_and_its_pass
             async with httpx2.AsyncClient(base_url=gateway.url, headers=HEADERS) as client:
                 answers = [await client.post("/v1/chat/completions", json=CALL) for _ in range(20)]
                 ready = await client.get("/readyz")
-                listed = await client.get("/admin/v1/exchanges", headers={"authorization": f"Bearer {ADMIN}"})
                 metrics = (await client.get("/metrics")).text
             assert await asyncio.to_thread(gateway.stop) == 0
             log = gateway.log.read_text()
     assert {answer.status_code for answer in answers} == {200}
     assert ready.status_code == 200
-    assert (listed.status_code, listed.json()["error"]["code"]) == (503, "overloaded")
     assert 'tollkeeper_telemetry_dropped_total{sink="records"} 0.0' in metrics
     assert log.count("records wait in memory") == 1
     assert "20 records are lost" in log
-    assert "hunter2" not in log + listed.text
+    assert "hunter2" not in log
     assert "Traceback" not in log
 
 
