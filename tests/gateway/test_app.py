@@ -78,6 +78,8 @@ async def test_a_fallback_is_told_the_same_way_by_every_witness() -> None:
     assert [(decision["policy"], decision["outcome"]) for decision in story["decisions"]] == [
         ("access", "passed"),
         ("rate_limit", "passed"),
+        ("budget", "passed"),  # of each of the two attempts
+        ("budget", "passed"),
     ]
     assert story["timings"]["overhead_us"] + story["timings"]["upstream_us"] <= story["timings"]["total_us"]
     assert [line["id"] for line in listed["data"]] == [id]
@@ -266,7 +268,9 @@ async def test_keys_outlive_a_restart_and_their_files_stand_beside_the_store(tmp
         said = config(up.url) | {"store": f"sqlite:///{tmp_path}/data.db"}
         async with running(said) as gateway:
             made = await gateway.made("/keys", team="checkout", name="app")
-        assert kept(tmp_path) == ["data.db", "data.directory.db", "data.pepper"]
+        assert kept(tmp_path) == [
+            "data.db", "data.directory.db", "data.ledger.db", "data.ledger.db.lock", "data.pepper",
+        ]  # fmt: skip
         said["server"]["admin_key"] = None  # closes the plane; the keys go on
         async with running(said) as gateway:
             answer = await gateway.chat(headers={"authorization": f"Bearer {made['key']}"})
