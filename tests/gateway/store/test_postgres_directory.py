@@ -149,6 +149,24 @@ async def test_a_newer_schema_is_refused(url: str, directory: PostgresDirectory)
         await asyncio.to_thread(PostgresDirectory, url)
 
 
+async def test_least_rights_are_enough_once_the_schema_is_made(url: str, directory: PostgresDirectory) -> None:
+    role = f"keeper_{url.rpartition('/')[2]}"
+    schema = "tollkeeper_directory"
+    await sql(
+        url,
+        f"CREATE ROLE {role} LOGIN; GRANT USAGE ON SCHEMA {schema} TO {role}; "
+        f"GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA {schema} TO {role}; "
+        f"REVOKE UPDATE ON {AUDIT} FROM {role}",
+    )
+    least = await asyncio.to_thread(PostgresDirectory, url.replace("postgres@", f"{role}@"))
+    assert least.seal("mark") == "mark"
+    assert [await create(least, number) for number in range(2)] == [1, 2]
+    assert (await least.check()).problem == ""
+    assert len((await directory.read()).items) == 2
+    await least.aclose()
+    await sql(url, f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
 def test_a_database_that_is_not_there_is_told_at_the_start() -> None:
     with pytest.raises(StoreError, match=r"the directory cannot be opened: the database does not answer"):
         PostgresDirectory("postgresql://u:hunter2@127.0.0.1:1/db")
