@@ -32,10 +32,13 @@ def test_content_is_told_only_where_it_is_kept_and_only_what_can_be_written() ->
 
 
 def test_values_are_numbered_in_the_order_they_are_given() -> None:
-    everything = Query("t", "m", "c", "s", "u", (400, 499), False, 1, 2, 10, "MS4y")
+    everything = Query(
+        team="t", teams=frozenset("xy"), model="m", code="c", session="s", user="u", status=(400, 499), since=1,
+        until=2, limit=10, cursor="MS4y",
+    )  # fmt: skip
     sql, values = select(everything, "there.exchange")
-    assert values == ["t", "m", "c", "s", "u", 400, 499, 1, 2, 1, 2, 11]
-    assert [f"${number}" for number in range(1, 13)] == [
+    assert values == ["t", "m", "c", "s", "u", "x", "y", 400, 499, 1, 2, 1, 2, 11]
+    assert [f"${number}" for number in range(1, 15)] == [
         word for word in sql.replace(",", " ").replace("(", " ").replace(")", " ").split() if word[0] == "$"
     ]
     assert " FROM there.exchange WHERE " in sql
