@@ -32,6 +32,7 @@ from gateway.endpoints.budgets import Budgets
 from gateway.endpoints.health import Healthy, Ready
 from gateway.endpoints.health import Metrics as MetricsEndpoint
 from gateway.endpoints.keys import Keys as KeysEndpoints
+from gateway.endpoints.ledger import LedgerEndpoints
 from gateway.endpoints.models import ModelsEndpoint
 from gateway.endpoints.organisations import Organisations
 from gateway.endpoints.relay import RelayEndpoint
@@ -224,6 +225,8 @@ class Gateway:
         if self.roster is not None:
             for family in (Organisations, TeamsEndpoints, KeysEndpoints, Users, Budgets, Tokens, Audit):
                 operations += family(self.roster).operations()
+        if self.books is not None:
+            operations += LedgerEndpoints(self.books).operations()
         door = Door(self._admin_key, self.roster.token if self.roster is not None else None)
         routes += door.routes(documented(operations) if operations else [])
         return Router(routes, redirect_slashes=False, default=_nothing_here)

@@ -111,7 +111,7 @@ def list_keys(remote: Remote, team: str | None) -> None:
         (key["team"], key["name"], key["state"], f"…{key['hint']}" if key["hint"] else "config.yaml", key["id"])
         for key in remote.lines("keys", query={"team": team})
     )
-    _table(("TEAM", "NAME", "STATE", "ENDS IN", "ID"), lines)
+    table(("TEAM", "NAME", "STATE", "ENDS IN", "ID"), lines)
 
 
 @keys.command("rotate")
@@ -197,7 +197,7 @@ def list_teams(remote: Remote) -> None:
         )
         for team in remote.lines("teams")
     )
-    _table(("NAME", "DECLARED BY", "IS", "MODELS", "ORGANISATION"), lines)
+    table(("NAME", "DECLARED BY", "IS", "MODELS", "ORGANISATION"), lines)
 
 
 @teams.command("switch")
@@ -249,7 +249,7 @@ def list_tokens(remote: Remote) -> None:
         (one["name"], one["role"], one["state"], ", ".join(one["teams"] or ["all teams"]), f"…{one['hint']}", one["id"])
         for one in remote.lines("tokens")
     )
-    _table(("NAME", "ROLE", "STATE", "SEES", "ENDS IN", "ID"), lines)
+    table(("NAME", "ROLE", "STATE", "SEES", "ENDS IN", "ID"), lines)
 
 
 @tokens.command("revoke")
@@ -276,7 +276,7 @@ def list_audit(remote: Remote, limit: int) -> None:
     """List the last changes, newest first."""
     rows = remote.ask("GET", "audit", query={"limit": limit})["data"]
     lines = ((str(row["seq"]), f"{row['at'][:19]}Z", row["actor"], row["action"], row["object"]) for row in rows)
-    _table(("ROW", "AT", "WHO", "DID", "WHAT"), lines)
+    table(("ROW", "AT", "WHO", "DID", "WHAT"), lines)
 
 
 @audit.command("verify")
@@ -311,7 +311,7 @@ def _moment(seconds: int) -> str:
     return write_time(time.time_ns() + seconds * 1_000_000_000)
 
 
-def _table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> None:
+def table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> None:
     """Columns as wide as what stands in them; no control character reaches the terminal."""
     rows = [head, *([_clean(cell) for cell in line] for line in lines)]
     widths = [max(len(row[at]) for row in rows) for at in range(len(head))]

@@ -34,6 +34,7 @@ LIMIT: Final = 1000  # lines on one page
 LONGEST: Final = 512  # characters of a parameter
 MOST_PARAMETERS: Final = 32
 BODY_LIMIT: Final = 64 * 1024
+UNITS: Final[Mapping[str, int]] = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 RANKS: Final[Mapping[Role, int]] = {"viewer": 0, "owner": 1, "admin": 2}
 ROOT: Final = Operator("root", "admin")
 
@@ -271,6 +272,19 @@ def read_expiry(text: str | None) -> str | None:
     if ends <= time.time_ns():
         raise bad("expires", "this time is past; revoke it instead")
     return write_time(ends)
+
+
+def read_moment(name: str, text: str | None, now: int) -> int | None:
+    """ns since the epoch.  Raises BadCall naming the parameter."""
+    if text is None:
+        return None
+    if ago := re.fullmatch(r"([0-9]{1,6})([smhd])", text):
+        return max(0, now - int(ago[1]) * UNITS[ago[2]] * 1_000_000_000)
+    try:
+        return read_time(text)
+    except ValueError:
+        wanted = "RFC 3339 with its zone (2026-01-31T12:00:00Z; a + is written %2B), or so long ago (15m, 2h, 7d)"
+        raise bad(name, f"{wanted} is wanted")
 
 
 def bad(field: str, says: str) -> BadCall:

@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 from gateway.errors import BadCall
-from gateway.plane import PAGED, Asked, Operation, Parameter, bad, missing, read_limit, read_parameters
-from gateway.store import Page, Query, Record, RecordStore, read_time
+from gateway.plane import PAGED, Asked, Operation, Parameter, bad, missing, read_limit, read_moment, read_parameters
+from gateway.store import Page, Query, Record, RecordStore
 
 NS: Final = 1_000_000_000
 UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -87,8 +87,8 @@ def _query(given: Mapping[str, str], now: int, teams: frozenset[str] | None = No
         user=given.get("user"),
         status=span,
         failed=failed,
-        since=_time("since", given.get("since"), now),
-        until=_time("until", given.get("until"), now),
+        since=read_moment("since", given.get("since"), now),
+        until=read_moment("until", given.get("until"), now),
         limit=read_limit(given),
         cursor=given.get("cursor"),
     )
@@ -104,15 +104,3 @@ def _status(text: str) -> tuple[tuple[int, int] | None, bool]:
     if re.fullmatch(r"[1-5][0-9][0-9]", text):
         return (int(text), int(text)), False
     raise bad("status", "an HTTP status (200), a class (4xx) or `error` is wanted")
-
-
-def _time(name: str, text: str | None, now: int) -> int | None:
-    if text is None:
-        return None
-    if ago := re.fullmatch(r"([0-9]{1,6})([smhd])", text):
-        return max(0, now - int(ago[1]) * UNITS[ago[2]] * NS)
-    try:
-        return read_time(text)
-    except ValueError:
-        wanted = "RFC 3339 with its zone (2026-01-31T12:00:00Z; a + is written %2B), or so long ago (15m, 2h, 7d)"
-        raise bad(name, f"{wanted} is wanted")
