@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path as File
 
-from gateway.config import load
+from gateway.config import load, masked
 from gateway.problems import ConfigError
 from gateway.settings import Config, Model, Target
 
@@ -44,7 +44,7 @@ def _summary(file: str, config: Config, notes: PriceNotes) -> Iterable[str]:
     server = config.server
     yield f"{file} is valid."
     yield f"server      {server.host}:{server.port}, admin plane {_admin(config)}"
-    yield f"store       {config.store}"
+    yield f"store       {masked(config.store)}"
     yield f"policies    {', '.join(use.use for use in config.policies) or 'none'}"
     yield f"telemetry   {_telemetry(config)}"
     yield "providers"

@@ -12,6 +12,7 @@ from datetime import date
 from decimal import Decimal
 from pathlib import Path as File
 from typing import Any, Final
+from urllib.parse import unquote
 
 import yaml
 from pydantic import BaseModel, SecretStr, ValidationError
@@ -33,9 +34,13 @@ __all__ = [
     "find_policy",
     "from_environment",
     "load",
+    "masked",
+    "passwords",
     "policy_settings",
 ]
 
+# Where an address holds a password: postgresql://user:HERE@host/db?password=HERE
+PASSWORDS: Final = (re.compile(r"(://[^:/@\s]*:)([^/\s]*)(@)"), re.compile(r"([?&][^=&\s]*pass[^=&\s]*=)([^&\s]*)()"))
 SECRET_WORDS: Final = re.compile(r"(key|token|secret|password|passphrase|credentials?|authorization)$", re.IGNORECASE)
 
 
@@ -138,8 +143,8 @@ def _plain(value: Any) -> Any:
         return f"…{secret[-4:]}" if len(secret) > 16 else "…"
     if isinstance(value, PolicyUse):
         says = _plain(policy_settings(value)) or {}
-        masked = {word: _plain(_guarded(word, said)) for word, said in says.items()}
-        return {"use": value.use, "fail_open": value.fail_open, **masked}
+        guarded = {word: _plain(_guarded(word, said)) for word, said in says.items()}
+        return {"use": value.use, "fail_open": value.fail_open, **guarded}
     if isinstance(value, BaseModel):
         fields = {name: getattr(value, name) for name in type(value).model_fields} | (value.model_extra or {})
         return _plain(fields)
@@ -148,8 +153,21 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple | set | frozenset):
         return [_plain(inner) for inner in value]
     if isinstance(value, str):
-        return re.sub(r"(://[^:/@\s]*):[^/\s]*@", r"\1:…@", value)
+        return masked(value)
     return value if isinstance(value, bool | int | float | Decimal | date | None) else str(value)
+
+
+def masked(text: str) -> str:
+    """An address without its passwords."""
+    for pattern in PASSWORDS:
+        text = pattern.sub(r"\1…\3", text)
+    return text
+
+
+def passwords(address: str) -> list[str]:
+    """Those that stand in an address, as they are written there and as they are meant."""
+    written = [found[1] for pattern in PASSWORDS for found in pattern.findall(address)]
+    return list(dict.fromkeys([*written, *map(unquote, written)]))
 
 
 def _guarded(name: str, value: Any) -> Any:

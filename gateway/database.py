@@ -76,16 +76,18 @@ class Database:
             except (*_LOST, TimeoutError) as error:
                 raise self._fell(error)
 
-    async def rows(self, pool: str, sql: str, *values: object) -> list[Record]:
-        """Raises DatabaseDown, and asyncpg.PostgresError where the statement was refused."""
+    async def rows(self, pool: str, sql: str, *values: object, patience: float | None = None) -> list[Record]:
+        """patience: seconds for the statement; None: what its pool says.
+
+        Raises DatabaseDown, and asyncpg.PostgresError where the statement was refused.
+        """
+        patience = patience or (REPORT if pool == "report" else STATEMENT)
         for attempt in range(AGAIN + 1):
             if self._down is not None:
                 raise DatabaseDown(self._down)
             try:
                 async with self._connection(pool) as connection:
-                    found: list[Record] = await connection.fetch(
-                        sql, *values, timeout=REPORT if pool == "report" else STATEMENT
-                    )
+                    found: list[Record] = await connection.fetch(sql, *values, timeout=patience)
                     return found
             except asyncpg.LockNotAvailableError:
                 raise DatabaseDown("a row is locked by another session of the database") from None

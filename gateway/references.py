@@ -48,6 +48,7 @@ class References:
             self.team(name)
         self.keys()
         self.replicas()
+        self.pepper()
         traces = named(named(self.source.tree, "telemetry", deep=False), "traces", deep=False)
         self.headers(("telemetry", "traces", "headers"), named(traces, "headers", deep=False))
 
@@ -205,6 +206,15 @@ class References:
         if isinstance(count, int) and count > 1 and self.source.tree.get("counters", "memory://") == "memory://":
             mend = "set counters: valkey://host:6379/0, which they share"
             self.source.report(("server", "replicas"), "memory:// counts in each replica alone", mend)
+
+    def pepper(self) -> None:
+        """What one gateway would make for itself, the others would not know."""
+        server, store = named(self.source.tree, "server", deep=False), self.source.tree.get("store")
+        if not (isinstance(store, str) and store.startswith("postgres") and server.get("admin_key")):
+            return
+        if not server.get("key_pepper"):
+            mend = "set 32 random characters or more: keys that are created are kept under it"
+            self.source.report(("server", "key_pepper"), "gateways that share a database must share it", mend)
 
     def keys(self) -> None:
         """Two keys alike would make one team pay for another.  Neither is ever printed."""

@@ -7,12 +7,16 @@ import gc
 import logging
 import sys
 from collections.abc import Iterator
+from typing import Final
 
 from gateway import __version__
 from gateway.app import Gateway
+from gateway.config import passwords
 from gateway.server import Server, server
 from gateway.settings import Config
 from gateway.telemetry import logs
+
+SHORTEST: Final = 6  # characters of a database's password that is looked for in log lines: shorter ones are in any word
 
 log = logging.getLogger("gateway")
 
@@ -23,6 +27,9 @@ def secrets(config: Config) -> Iterator[str]:
         yield config.server.admin_key.get_secret_value()
     if config.server.key_pepper is not None:
         yield config.server.key_pepper.get_secret_value()
+    for address in (config.store, config.counters):
+        if found := passwords(address):
+            yield from (address, *(password for password in found if len(password) >= SHORTEST))
     for provider in config.providers.values():
         if provider.api_key is not None:
             yield provider.api_key.get_secret_value()

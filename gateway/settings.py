@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from datetime import date
 from decimal import Decimal
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, SecretStr, StringConstraints, Tag
@@ -14,6 +14,15 @@ Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@-]{
 Usd = Annotated[Decimal, Field(ge=0, max_digits=18, decimal_places=9)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Url = Annotated[str, StringConstraints(pattern=r"^https?://[^\s?#@]+$")]
+
+
+# What of an address of a database could be taken for something else must be written as %XX: so no part of a password is
+# ever read as a host or a port, and quoted where that makes no sense.
+POSTGRES: Final = (
+    r"postgres(ql)?://([^:/?#@\s]*(:[^/?#@\s]*)?@)?"
+    r"(\[[0-9A-Fa-f:.]+\]|[\w.%-]*)(:[0-9]+)?(,(\[[0-9A-Fa-f:.]+\]|[\w.%-]+)(:[0-9]+)?)*(/[^?#\s]*)?(\?[^#\s]*)?"
+)
+Store = Annotated[str, StringConstraints(pattern=rf"^(sqlite:///.+|{POSTGRES})$"), Field(repr=False)]
 
 
 class Settings(BaseModel):
@@ -227,7 +236,7 @@ class Telemetry(Settings):
 
 class Config(Settings):
     server: Server = Server()
-    store: Annotated[str, StringConstraints(pattern=r"^sqlite:///.+$")] = "sqlite:///tollkeeper.db"
+    store: Store = "sqlite:///tollkeeper.db"
     counters: Annotated[str, StringConstraints(pattern=r"^(memory://|(valkey|redis)s?://\S+)$")] = "memory://"
     providers: dict[Name, Provider]
     models: dict[Name, Model] = {}

@@ -17,7 +17,7 @@ from gateway.source import ABSENT, Source, shown
 FORMS: Final = {
     "base_url": "expected http:// or https://, a host and a path, without user, query or fragment",
     "otlp_endpoint": "expected http:// or https:// and a host, without user, query or fragment",
-    "store": "expected sqlite:///FILE",
+    "store": "expected sqlite:///FILE, or postgresql://USER:PASSWORD@HOST/DATABASE with : / ? # @ in a word as %XX",
     "counters": "expected memory://, or valkey://HOST:PORT/DB (redis:// is the same)",
     "use": "expected a policy's name such as access, or module:Class",
 }

@@ -171,6 +171,13 @@ def test_records_live_where_the_values_say(helm: str) -> None:
     assert "PersistentVolumeClaim" not in given
 
 
+def test_several_pods_may_share_a_database_whose_address_is_in_the_secret(helm: str) -> None:
+    for store in ("${DATABASE}", "postgresql://u:${PASSWORD}@db:5432/toll", "postgresql://u@db:5432/toll"):
+        objects = render(helm, "--set", "replicas=2", "--set", f"config.store={store}")
+        assert objects["Deployment"]["spec"]["replicas"] == 2
+        assert store in objects["ConfigMap"]["data"]["config.yaml"]
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
@@ -179,6 +186,10 @@ def test_records_live_where_the_values_say(helm: str) -> None:
         (("-f", str(EXAMPLE), "--set", "replicas=2"), "--set replicas=1"),
         (("-f", str(EXAMPLE), "--set", "replica=2"), "'replica' not allowed"),
         (("-f", str(EXAMPLE), "--set", "config.providers.openai.api_key=sk-plain"), "put it into the Secret"),
+        (
+            ("-f", str(EXAMPLE), "--set", "config.store=postgresql://u:sk-plain@db/toll"),
+            "config.store holds a password",
+        ),
         (("-f", str(EXAMPLE), "--set", "config.teams.b.keys[0].key=plain"), "put it into the Secret"),
     ],
 )

@@ -32,6 +32,8 @@ SHARED = {
     "gateway.store.directory": "the shape of what every directory keeps, and the chain of its log",
     "gateway.ledger.accounts": "the bookkeeping of the SQLite ledger, inside a transaction; opens no file",
     "gateway.ledger.batches": "the same for many postings at once",
+    "gateway.store.aside": "a PostgreSQL database in a thread of its own, for each of its stores",
+    "gateway.store.rows": "records as rows, and questions as SQL, for every store; opens nothing",
     "gateway.telemetry.catalogue": "what every metric is called and means",
     "gateway.telemetry.w3c": "pure reading and writing of trace context; no sink of its own",
 }

@@ -209,13 +209,17 @@ class PostgresLedger:
 async def migrate(connection: Connection) -> None:
     """Brings the schema to the newest version; harmless when repeated, or done by several at once.
 
+    Where nothing is to be done, no right to change the schema is needed.
+
     Raises LedgerError where the schema is newer than what this Tollkeeper knows.
     """
+    if await connection.fetchval(FOUND) and await connection.fetchval(VERSION) == len(MIGRATIONS):
+        return
     async with connection.transaction():
         await connection.execute(DURABLE)
         await connection.execute("SELECT pg_advisory_xact_lock($1)", MIGRATION_LOCK)
         await connection.execute(VERSIONS)
-        version = await connection.fetchval("SELECT coalesce(max(version), 0) FROM tollkeeper.migration")
+        version = await connection.fetchval(VERSION)
         if version > len(MIGRATIONS):
             raise LedgerError(
                 f"the ledger's database has schema {version} and this Tollkeeper knows up to {len(MIGRATIONS)}: "
@@ -230,6 +234,8 @@ async def migrate(connection: Connection) -> None:
 DURABLE: Final = (
     "SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'"
 )
+FOUND: Final = "SELECT to_regclass('tollkeeper.migration') IS NOT NULL"
+VERSION: Final = "SELECT coalesce(max(version), 0) FROM tollkeeper.migration"
 VERSIONS: Final = """
 CREATE SCHEMA IF NOT EXISTS tollkeeper;
 CREATE TABLE IF NOT EXISTS tollkeeper.migration (version int PRIMARY KEY, name text NOT NULL, at timestamptz NOT NULL)

@@ -3,41 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import lru_cache
 from itertools import chain
-from operator import attrgetter
 from pathlib import Path
-from typing import Any, Final, TypeVar, cast
+from typing import Final, TypeVar
 
 import apsw
-import msgspec
-from msgspec.structs import astuple
 
-from gateway.exchange import Usage
-from gateway.store import (
-    AttemptRecord,
-    Content,
-    DecisionRecord,
-    Fault,
-    Page,
-    Query,
-    Record,
-    RecordRefused,
-    StoreError,
-    Summary,
-    Timings,
-    Tokens,
-    read_time,
-    usd,
-    write_time,
-)
+from gateway.store import Page, Query, Record, RecordRefused, StoreError, rows
 
 T = TypeVar("T")
 
@@ -47,7 +24,6 @@ CHUNK: Final = 32  # rows in one INSERT: the interpreter lock is let go once per
 
 # An index ends with the row's number, so (at, seq) is an order without ties: what the cursor relies on.
 # Partial indexes cost nothing for the requests that name no session or user and do not fail.
-FAILED: Final = "(status >= 400 OR code IS NOT NULL)"
 MIGRATIONS: Final = (
     f"""
     CREATE TABLE exchange(
@@ -77,7 +53,7 @@ MIGRATIONS: Final = (
     CREATE INDEX exchange_session ON exchange(session, at) WHERE session IS NOT NULL;
     CREATE INDEX exchange_user ON exchange("user", at) WHERE "user" IS NOT NULL;
     CREATE INDEX exchange_code ON exchange(code, at) WHERE code IS NOT NULL;
-    CREATE INDEX exchange_failed ON exchange(at) WHERE {FAILED};
+    CREATE INDEX exchange_failed ON exchange(at) WHERE {rows.FAILED};
     CREATE TABLE content(
         seq INTEGER PRIMARY KEY REFERENCES exchange(seq) ON DELETE CASCADE,
         input TEXT NOT NULL,
@@ -86,31 +62,18 @@ MIGRATIONS: Final = (
     """,
 )  # migration n takes user_version from n to n + 1; what was released is never edited
 
-COLUMNS: Final = (
-    'id, at, team, key, model, provider, endpoint, status, code, stream, session, "user", feature, '
-    "input, output, cost_nano, duration_us"
-)
 _ROW: Final = "(" + ",".join("?" * 18) + ")"
-_INSERT: Final = f"INSERT INTO exchange({COLUMNS}, detail) VALUES "  # noqa: S608  (constants only)
+_INSERT: Final = f"INSERT INTO exchange({rows.COLUMNS}, detail) VALUES "  # noqa: S608  (constants only)
 _CHUNK_INSERT: Final = _INSERT + ",".join([_ROW] * CHUNK) + " ON CONFLICT(id) DO NOTHING"
 _ROW_INSERT: Final = _INSERT + _ROW + " ON CONFLICT(id) DO NOTHING"
 _CONTENT_INSERT: Final = (
-    "INSERT INTO content(seq, input, output) SELECT seq, ?, ? FROM exchange WHERE id = ? ON CONFLICT(seq) DO NOTHING"
+    "INSERT INTO content(seq, input, output) SELECT seq, ?2, ?3 FROM exchange WHERE id = ?1 ON CONFLICT(seq) DO NOTHING"
 )
+_ONE: Final = rows.one("exchange", "content")
 _EXPIRE: Final = "DELETE FROM exchange WHERE seq IN (SELECT seq FROM exchange WHERE at < ? ORDER BY at LIMIT ?)"
 
 # Errors that lie in what was offered; every other one lies in the file or the machine, and may pass.
 _REFUSALS: Final = (apsw.ConstraintError, apsw.TooBigError, apsw.MismatchError, OverflowError, UnicodeError, TypeError)
-
-# What the columns do not tell is one blob: values in this order, without their names.
-DETAIL: Final = ("operation", "method", "path", "route", "client", "tags", "trace_id", "cache", "sent_bytes")
-_detail = attrgetter(*DETAIL)
-_ERROR: Final = AttemptRecord.__struct_fields__.index("error")
-_USAGE: Final = AttemptRecord.__struct_fields__.index("usage")
-
-_Row = tuple[str | int | bytes | None, ...]
-_encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder().decode
 
 
 class SqliteRecordStore:
@@ -138,13 +101,12 @@ class SqliteRecordStore:
         """One transaction.  Blocks up to BUSY_MS while another process holds the file."""
         with self._write_lock, _mapped("the records cannot be written"), _transaction(self._write):
             for start in range(0, len(records), CHUNK):
-                rows = [_row(record) for record in records[start : start + CHUNK]]
-                if len(rows) == CHUNK:
-                    self._write.execute(_CHUNK_INSERT, tuple(chain.from_iterable(rows)))
+                made = [rows.row(record) for record in records[start : start + CHUNK]]
+                if len(made) == CHUNK:
+                    self._write.execute(_CHUNK_INSERT, tuple(chain.from_iterable(made)))
                 else:
-                    self._write.executemany(_ROW_INSERT, rows)
-            kept = [(r.content.input, r.content.output, r.id) for r in records if r.content is not None]
-            if kept:
+                    self._write.executemany(_ROW_INSERT, made)
+            if kept := rows.contents(records):
                 self._write.executemany(_CONTENT_INSERT, kept)
 
     def expire(self, before: int, limit: int) -> int:
@@ -156,7 +118,7 @@ class SqliteRecordStore:
         return await self._on_reader(lambda: self._get(id))
 
     async def find(self, query: Query) -> Page:
-        sql, values = _select(query)
+        sql, values = rows.select(query, "exchange")
         return await self._on_reader(lambda: self._find(sql, values, query.limit))
 
     async def aclose(self) -> None:
@@ -198,20 +160,11 @@ class SqliteRecordStore:
                 return
 
     def _get(self, id: str) -> Record | None:
-        row = self._read.execute(
-            f"SELECT {COLUMNS}, detail, asked, answered FROM exchange LEFT JOIN "  # noqa: S608  (constants only)
-            "(SELECT seq, input AS asked, output AS answered FROM content) USING (seq) WHERE id = ?",
-            (id,),
-        ).fetchone()
-        return None if row is None else _record(row)
+        row = self._read.execute(_ONE, (id,)).fetchone()
+        return None if row is None else rows.record(row)
 
     def _find(self, sql: str, values: Sequence[str | int], limit: int) -> Page:
-        rows = self._read.execute(sql, values).fetchall()
-        cursor = None
-        if len(rows) > limit:
-            rows.pop()
-            cursor = _write_cursor(cast(int, rows[-1][1]), cast(int, rows[-1][-1]))
-        return Page([_summary(row) for row in rows], cursor)
+        return rows.page(self._read.execute(sql, values).fetchall(), limit)
 
     async def _on_reader(self, read: Callable[[], T]) -> T:
         with _mapped("the records cannot be read"):
@@ -245,148 +198,3 @@ def _transaction(connection: apsw.Connection) -> Iterator[None]:
         if connection.in_transaction:  # a full disk has rolled back already
             connection.execute("ROLLBACK")
         raise
-
-
-def _row(record: Record) -> _Row:
-    attempts, tokens, error = record.attempts, record.tokens, record.error
-    return (
-        record.id,
-        _moment(record.at),
-        record.team,
-        record.key,
-        record.model,
-        attempts[-1].provider if attempts else None,
-        record.endpoint,
-        record.status,
-        error.code if error is not None else None,
-        record.stream,
-        record.session or None,
-        record.user or None,
-        record.feature or None,
-        tokens.input,
-        tokens.output,
-        record.cost_nano,
-        record.timings.total_us,
-        _encode(
-            (
-                _detail(record),
-                error.message if error is not None else None,
-                [astuple(decision) for decision in record.decisions],
-                [_packed(attempt) for attempt in attempts],
-                astuple(record.timings),
-                astuple(tokens),
-            )
-        ),
-    )
-
-
-def _packed(attempt: AttemptRecord) -> list[object]:
-    error, usage = attempt.error, attempt.usage
-    values = list(astuple(attempt))
-    if error is not None:
-        values[_ERROR] = astuple(error)
-    if usage is not None:
-        values[_USAGE] = astuple(usage)
-    return values
-
-
-def _moment(at: str) -> int:
-    """read_time of what write_time wrote: neighbours in a batch share their second."""
-    return _second(at[:19]) + int(at[20:29]) if len(at) == 30 else read_time(at)
-
-
-@lru_cache(maxsize=64)
-def _second(second: str) -> int:
-    return read_time(second + "Z")
-
-
-def _record(row: Sequence[object]) -> Record:
-    facts = {name: fact for name, fact in _told(row).items() if name in Record.__struct_fields__}
-    plain, message, decisions, attempts, timings, tokens = _decode(cast(bytes, row[17]))
-    facts |= {name: facts[name] or "" for name in ("session", "user", "feature")}
-    facts |= zip(DETAIL, plain, strict=True)
-    facts["error"] = None if message is None else _named(Fault, (row[8], message))
-    facts["decisions"] = [_named(DecisionRecord, decision) for decision in decisions]
-    facts["attempts"] = [_unpacked(attempt) for attempt in attempts]
-    facts["timings"] = _named(Timings, timings)
-    facts["tokens"] = _named(Tokens, tokens)
-    facts["content"] = None if row[18] is None else _named(Content, row[18:])
-    return msgspec.convert(facts, Record)
-
-
-def _unpacked(values: Sequence[Any]) -> dict[str, object]:
-    facts = _named(AttemptRecord, values)
-    if values[_ERROR] is not None:
-        facts["error"] = _named(Fault, values[_ERROR])
-    if values[_USAGE] is not None:
-        facts["usage"] = _named(Usage, values[_USAGE])
-    return facts
-
-
-def _named(kind: type[msgspec.Struct], values: Sequence[object]) -> dict[str, object]:
-    return dict(zip(kind.__struct_fields__, values, strict=True))
-
-
-def _told(row: Sequence[object]) -> dict[str, object]:
-    """What the columns say, by Summary's names."""
-    facts = dict(zip(Summary.__struct_fields__, (*row[:16], None, row[16]), strict=True))
-    return facts | {
-        "at": write_time(cast(int, row[1])),
-        "stream": bool(row[9]),
-        "cost_usd": usd(cast("int | None", row[15])),
-    }
-
-
-def _summary(row: Sequence[object]) -> Summary:
-    return msgspec.convert(_told(row), Summary)
-
-
-def _select(query: Query) -> tuple[str, list[str | int]]:
-    """The statement and its values.  Words of a caller are values, never part of the statement."""
-    terms: list[str] = []
-    values: list[str | int] = []
-
-    def where(term: str, *given: str | int) -> None:
-        terms.append(term)
-        values.extend(given)
-
-    named = {
-        "team": query.team,
-        "model": query.model,
-        "code": query.code,
-        "session": query.session,
-        '"user"': query.user,
-    }
-    for column, wanted in named.items():
-        if wanted is not None:
-            where(f"{column} = ?", wanted)
-    if query.teams is not None:
-        where(f"team IN ({','.join('?' * len(query.teams))})", *sorted(query.teams))
-    if query.status is not None:
-        where("status BETWEEN ? AND ?", *query.status)
-    if query.failed or (query.status is not None and query.status[0] >= 400):
-        where(FAILED)  # word for word the condition of exchange_failed, so that the index is used
-    if query.since is not None:
-        where("at >= ?", query.since)
-    if query.until is not None:
-        where("at < ?", query.until)
-    if query.cursor is not None:
-        where("(at, seq) < (?, ?)", *_read_cursor(query.cursor))
-    condition = " WHERE " + " AND ".join(terms) if terms else ""
-    sql = f"SELECT {COLUMNS}, seq FROM exchange{condition} ORDER BY at DESC, seq DESC LIMIT ?"  # noqa: S608  (constants only)
-    return sql, [*values, query.limit + 1]
-
-
-def _write_cursor(at: int, seq: int) -> str:
-    return base64.urlsafe_b64encode(f"{at}.{seq}".encode()).decode().rstrip("=")
-
-
-def _read_cursor(cursor: str) -> tuple[int, int]:
-    try:
-        at, seq = base64.b64decode(cursor + "=" * (-len(cursor) % 4), b"-_", validate=True).split(b".")
-        place = int(at), int(seq)
-    except (ValueError, binascii.Error) as error:
-        raise ValueError("not a cursor of this list") from error
-    if not (0 <= place[0] < 2**63 and 0 <= place[1] < 2**63):
-        raise ValueError("not a cursor of this list")
-    return place

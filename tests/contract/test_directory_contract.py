@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,9 @@ from gateway.store.directory import (
     kind,
     told,
 )
+from gateway.store.postgres_directory import PostgresDirectory
 from gateway.store.sqlite_directory import SqliteDirectory
+from tests.servers import Postgres, shared_server  # noqa: F401  (pytest finds the fixture by this import)
 
 AT = "2026-01-01T00:00:00.000000000Z"
 SECRET = Secret("ab" * 32, "wxyz")
@@ -38,13 +41,26 @@ ITEMS: list[Item] = [
 ]
 
 
-@pytest.fixture(params=["sqlite"])
-async def pair(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[tuple[Directory, Directory]]:
+@pytest.fixture(params=["sqlite", "postgres"])
+async def pair(
+    request: pytest.FixtureRequest, tmp_path: Path, server: Postgres
+) -> AsyncIterator[tuple[Directory, Directory]]:
     """Two that share one store, as two gateways do."""
-    first, second = (SqliteDirectory(tmp_path / "d.db") for _ in range(2))
-    yield first, second
-    await first.aclose()
-    await second.aclose()
+    async with two(request.param, tmp_path, server) as pair:
+        yield pair
+
+
+@asynccontextmanager
+async def two(store: str, folder: Path, server: Postgres) -> AsyncIterator[tuple[Directory, Directory]]:
+    if store == "sqlite":
+        pair: list[Directory] = [SqliteDirectory(folder / "d.db") for _ in range(2)]
+        yield pair[0], pair[1]
+        await asyncio.gather(*(one.aclose() for one in pair))
+        return
+    async with server.database() as url:
+        pair = await asyncio.gather(*(asyncio.to_thread(PostgresDirectory, url) for _ in range(2)))
+        yield pair[0], pair[1]
+        await asyncio.gather(*(one.aclose() for one in pair))
 
 
 def entry(item: Item, action: str = "create") -> Entry:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Awaitable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import asyncpg
+import httpx2
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from pydantic import BaseModel
@@ -23,6 +26,7 @@ from gateway.store import StoreError
 from tests.otlp import Collector, attributes
 from tests.running import ADMIN, config, running
 from tests.scripted import Asked, plain, scripted
+from tests.servers import Postgres, postgres, shared_server  # noqa: F401  (pytest finds the fixture by this import)
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 LABELS = {
@@ -131,6 +135,93 @@ async def test_a_dead_collector_is_not_noticed_and_its_losses_are_counted() -> N
     ]
     assert len(lost) == 1
     assert float(lost[0].rpartition(" ")[2]) > 0
+
+
+async def test_two_gateways_on_one_database_see_each_others_exchanges(server: Postgres) -> None:
+    admin = {"authorization": f"Bearer {ADMIN}"}
+    async with server.database() as url, scripted(plain) as up:
+        said = config(up.url, store=url, server={"key_pepper": "p" * 32})
+        async with running(said) as one, running(said) as other:
+            first = (await one.chat("a")).headers["x-request-id"]
+            second = (await other.chat("b")).headers["x-request-id"]
+            await one.record(first)
+            await other.record(second)
+            for gateway in (one, other):
+                listed = (await gateway.client.get("/admin/v1/exchanges", headers=admin)).json()
+                assert [line["id"] for line in listed["data"]] == [second, first]
+            story = (await one.client.get(f"/admin/v1/exchanges/{second}", headers=admin)).json()
+            assert (story["id"], story["attempts"][0]["provider"]) == (second, "up")
+
+
+async def test_a_database_without_its_library_stops_the_start_with_the_mend(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("store.postgres", "store.postgres_directory", "store.aside", "ledger.postgres", "database"):
+        monkeypatch.delitem(sys.modules, f"gateway.{module}", raising=False)
+    monkeypatch.setitem(sys.modules, "asyncpg", None)
+    bare = config("http://127.0.0.1:1", store="postgresql://u:hunter2@h/db", server={"admin_key": None})
+    off = {"telemetry": {"records": {"enabled": False}}}
+    for said in (
+        bare,
+        bare | off | {"server": {"key_pepper": "p" * 32}},
+        bare | off | {"budgets": [{"limit_usd": 1, "per": "day"}]},
+    ):
+        with pytest.raises(StoreError, match=r"needs asyncpg, .* pip install 'tollkeeper\[postgres\]'"):
+            async with running(said):
+                pass
+
+
+async def test_keys_and_money_of_two_gateways_on_one_database_are_the_same(server: Postgres) -> None:
+    async with server.database() as url, scripted(plain) as up:
+        said = config(up.url, store=url, server={"key_pepper": "p" * 32}, budgets=[{"limit_usd": 50, "per": "day"}])
+        async with running(said) as one, running(said) as other:
+            made = await one.made("/keys", team="checkout", name="app")
+            headers = {"authorization": f"Bearer {made['key']}"}
+            async with asyncio.timeout(5):
+                while (await other.chat(headers=headers)).status_code == 401:
+                    await asyncio.sleep(0.1)
+            assert (await one.chat(headers=headers)).status_code == 200
+            assert [row["action"] for row in (await other.admin("GET", "/audit")).json()["data"]] == ["create"]
+        connection = await asyncpg.connect(url)
+        spent, reserved = await connection.fetchrow("SELECT spent, reserved FROM tollkeeper.budget_window")
+        paid = await connection.fetchval("SELECT sum(cost_nano) FROM tollkeeper_records.exchange")
+        await connection.close()
+        assert (spent, reserved) == (paid, 0)
+        assert spent > 0
+        with pytest.raises(StoreError, match=r"the keys in postgresql://\S+ were made with another pepper"):
+            async with running(
+                said | {"server": {"key_pepper": "q" * 32}, "telemetry": {"records": {"enabled": False}}}
+            ):
+                pass
+
+
+async def test_a_dead_database_costs_callers_without_budgets_nothing_and_readiness_neither() -> None:
+    with postgres("fsync=off") as own:
+        async with scripted(plain) as up:
+            said = config(up.url, store=own.url(), server={"key_pepper": "p" * 32})
+            async with running(said) as gateway:
+                made = await gateway.made("/keys", team="checkout", name="app")
+                assert (await gateway.chat()).status_code == 200
+                await asyncio.to_thread(own.stop)
+                headers = {"authorization": f"Bearer {made['key']}"}
+                waits = [await timed(gateway.chat(headers=headers)) for _ in range(50)]
+                assert max(waits) < 1, "nobody waits for a database that is dead"
+                assert (await gateway.client.get("/readyz")).status_code == 200
+                listed = await gateway.admin("GET", "/exchanges")
+                assert (listed.status_code, listed.json()["error"]["code"]) == (503, "overloaded")
+                assert (await gateway.admin("POST", "/keys", {"team": "checkout", "name": "b"})).status_code == 503
+                await asyncio.to_thread(own.start)
+                async with asyncio.timeout(15):
+                    while (await gateway.admin("GET", "/exchanges")).status_code == 503:
+                        await asyncio.sleep(0.1)
+                    while len((await gateway.admin("GET", "/exchanges")).json()["data"]) < 51:
+                        await asyncio.sleep(0.1)
+                assert gateway.app.records is not None
+                assert gateway.app.records.dropped == 0
+
+
+async def timed(call: Awaitable[httpx2.Response]) -> float:
+    begun = time.perf_counter()
+    assert (await call).status_code == 200
+    return time.perf_counter() - begun
 
 
 async def test_what_is_not_there_is_404_in_the_callers_shape() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
+
 from gateway.check import report
 from gateway.settings import Config, Target
 
@@ -101,6 +103,20 @@ def test_what_nobody_can_use_is_told(tmp_path: Path) -> None:
     assert "teams       none: every call will be refused, for no key is known" in text
     assert "policies    none" in text
     assert "admin plane closed (no server.admin_key)" in text
+
+
+@pytest.mark.parametrize("password", ["hunter2", "hunter2%40", "hunter2@", "hunter2/x", "hunter2#", "hunter2 "])
+def test_no_password_of_a_database_is_printed_whether_it_is_right_or_wrong(tmp_path: Path, password: str) -> None:
+    for line in (f'store: "postgresql://toll:{password}@db/toll"', "store: ${DATABASE}"):
+        url = f"postgresql://toll:{password}@db/toll?sslpassword=hunter2"
+        good = GOOD.replace("admin_key:", f"key_pepper: {'p' * 32}, admin_key:")
+        status, text = report(write(tmp_path, line + good), environ=ENVIRONMENT | {"DATABASE": url})
+        assert "hunter2" not in text
+        if status == 0:
+            assert "store       postgresql://toll:…@db/toll" in text
+        else:
+            assert "store: expected sqlite:///FILE, or postgresql://USER:PASSWORD@HOST/DATABASE" in text
+    assert (status == 0) == (password in ("hunter2", "hunter2%40"))
 
 
 def test_no_secret_is_printed(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from click.testing import CliRunner
 
 from gateway import __version__
 from gateway.cli import main
+from tests.processes import environment
 from tests.running import ADMIN, config, running
 from tests.scripted import plain, scripted
 
@@ -48,6 +51,18 @@ def test_check_names_file_line_and_mend_of_every_mistake(tmp_path: Path) -> None
     assert "config.yaml:3:" in text
     assert '"models"' in text or "models" in text
     assert "config.yaml:4:" in text
+
+
+def test_a_store_that_cannot_be_opened_is_said_without_a_stack(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("providers: {a: {base_url: https://a.io}}\nstore: sqlite:///nowhere/at/all.db\n")
+    serve = [sys.executable, "-m", "gateway", "serve", "--config", "c.yaml", "--port", "0"]
+    root = str(Path(__file__).parents[2])  # in a process of its own: it sets up logging
+    done = subprocess.run(
+        serve, cwd=tmp_path, env=environment(PYTHONPATH=root), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("tollkeeper: the record store nowhere/at/all.db cannot be opened: ")
+    assert "Traceback" not in done.stderr
 
 
 def test_a_file_that_is_not_there_is_said(tmp_path: Path) -> None:

@@ -13,7 +13,17 @@ import pytest
 import yaml
 from pydantic import BaseModel, ConfigDict, SecretStr
 
-from gateway.config import ConfigError, NoPolicy, effective, find_policy, from_environment, load, policy_settings
+from gateway.config import (
+    ConfigError,
+    NoPolicy,
+    effective,
+    find_policy,
+    from_environment,
+    load,
+    masked,
+    passwords,
+    policy_settings,
+)
 from gateway.exchange import Exchange
 from gateway.policy import Policy
 from gateway.settings import PolicyUse
@@ -134,7 +144,7 @@ def test_no_secret_is_in_any_error_however_wrong_the_file_is(tmp_path: Path) -> 
         ("{name: web, key: ${CHECKOUT_KEY}}", "{name: a, key: ${CHECKOUT_KEY}}, {name: b, key: ${CHECKOUT_KEY}}"),
         ("input: 0.15", "input: ${OPENAI_API_KEY}"),
         ("otlp_endpoint: http://127.0.0.1:4318", "otlp_endpoint: http://x/?k=${OPENAI_API_KEY}"),
-        ("store: sqlite:///tollkeeper.db", "store: postgresql://u:${OPENAI_API_KEY}@h/db"),
+        ("store: sqlite:///tollkeeper.db", "store: postgresql://u:${OPENAI_API_KEY}#@h/db"),
     ]:
         assert old in CONTRACT
         told = problems(tmp_path, CONTRACT.replace(old, new))
@@ -270,6 +280,26 @@ def test_the_effective_configuration_shows_every_setting_and_no_secret(tmp_path:
 def test_only_a_long_secret_shows_its_last_four_characters(tmp_path: Path, key: str, shown: str) -> None:
     file = write(tmp_path, f"providers: {{a: {{base_url: https://a.io, api_key: {key}}}}}")
     assert yaml.safe_load(effective(load(file, {})))["providers"]["a"]["api_key"] == shown
+
+
+ADDRESSES = {
+    "postgresql://u:p%40ss@h/db?a=1&sslpassword=second": (
+        "postgresql://u:…@h/db?a=1&sslpassword=…",
+        ["p%40ss", "second", "p@ss"],
+    ),
+    "valkey://:secret@h:6379/0": ("valkey://:…@h:6379/0", ["secret"]),
+    "postgresql://u@h:5432/db?sslmode=require": ("postgresql://u@h:5432/db?sslmode=require", []),
+    "sqlite:///a:b@c.db": ("sqlite:///a:b@c.db", []),
+}
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_the_passwords_of_an_address_are_known_and_never_shown(tmp_path: Path, address: str) -> None:
+    shown, words = ADDRESSES[address]
+    assert (masked(address), passwords(address)) == (shown, words)
+    if not address.startswith("valkey"):
+        file = write(tmp_path, "store: ${HERE}\nproviders: {a: {base_url: https://a.io}}")
+        assert yaml.safe_load(effective(load(file, {"HERE": address})))["store"] == shown
 
 
 # without a file

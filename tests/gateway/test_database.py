@@ -105,6 +105,17 @@ async def test_a_database_that_hangs_is_told_after_one_time_out_and_then_at_once
         await answers(base, 3)
 
 
+async def test_a_statement_may_be_given_more_time_or_less_than_its_pool_gives(
+    own: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "STATEMENT", 0.2)
+    async with opened(own.url()) as base:
+        await base.start()
+        assert len(await base.rows("settle", "SELECT pg_sleep(0.5)", patience=10)) == 1
+        with pytest.raises(DatabaseDown, match="TimeoutError"):
+            await base.rows("report", "SELECT pg_sleep(30)", patience=0.2)
+
+
 async def test_a_database_that_is_not_there_at_the_start_is_used_when_it_comes(own: Postgres) -> None:
     own.stop()
     try:

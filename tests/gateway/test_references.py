@@ -68,6 +68,16 @@ def test_several_replicas_need_counters_that_they_share() -> None:
     assert told("server: {replicas: 2}\ncounters: valkey://host:6379/0") == []
 
 
+def test_gateways_that_share_a_database_must_share_what_their_keys_are_kept_under() -> None:
+    shared = "store: postgresql://host/db\nserver: {admin_key: admin-secret"
+    assert told(shared + "}") == [
+        "server.key_pepper: gateways that share a database must share it; "
+        "set 32 random characters or more: keys that are created are kept under it"
+    ]
+    assert told(shared + f", key_pepper: {'p' * 32}}}") == []
+    assert told("store: postgresql://host/db") == []
+
+
 def test_models_may_stand_in_for_each_other_but_not_for_themselves() -> None:
     assert told("models: {a: {fallbacks: [b]}, b: {fallbacks: [a]}}") == []
     assert told("models: {a: {fallbacks: [b, a]}, b: {}}") == [

@@ -15,6 +15,8 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from gateway.serve import secrets
+from gateway.settings import Config
 from tests.processes import environment, serving
 from tests.running import ADMIN, KEY, config
 from tests.scripted import Asked, event, plain, scripted
@@ -38,6 +40,35 @@ async def test_sigterm_right_after_the_last_byte_loses_no_record(tmp_path: Path)
     assert len(lines) == 100
     assert all(any(id in line for line in lines) for id in ids)
     assert "Traceback" not in log
+
+
+async def test_a_database_that_is_not_there_is_no_reason_not_to_start_and_its_password_never_told(
+    tmp_path: Path,
+) -> None:
+    said = config("", store="${DATABASE}", server={"grace_seconds": 1, "admin_key": None})
+    database = "postgresql://toll:hunter2-secret@127.0.0.1:1/toll?application_name=hunter2-secret"
+    async with scripted(plain) as up:
+        said["providers"]["up"]["base_url"] = up.url
+        with serving(said, folder=tmp_path, DATABASE=database) as gateway:
+            async with httpx2.AsyncClient(base_url=gateway.url, headers=HEADERS) as client:
+                answers = [await client.post("/v1/chat/completions", json=CALL) for _ in range(20)]
+                ready = await client.get("/readyz")
+                metrics = (await client.get("/metrics")).text
+            assert await asyncio.to_thread(gateway.stop) == 0
+            log = gateway.log.read_text()
+    assert {answer.status_code for answer in answers} == {200}
+    assert ready.status_code == 200
+    assert 'tollkeeper_telemetry_dropped_total{sink="records"} 0.0' in metrics
+    assert log.count("records wait in memory") == 1
+    assert "20 records are lost" in log
+    assert "hunter2" not in log
+    assert "Traceback" not in log
+
+
+def test_every_password_of_the_configuration_is_kept_from_log_lines() -> None:
+    said = Config(providers={}, store="postgresql://u:p%40ssword@h/db", counters="valkey://:counted@h:6379/0", teams={})
+    assert list(secrets(said)) == [said.store, "p%40ssword", "p@ssword", said.counters, "counted"]
+    assert list(secrets(Config(providers={}, store="postgresql://u:short@h/db"))) == ["postgresql://u:short@h/db"]
 
 
 async def test_sigterm_lets_running_answers_end_and_tells_those_it_cannot_wait_for() -> None:

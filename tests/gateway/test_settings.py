@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
+from asyncpg import connect_utils
 from pydantic import BaseModel, SecretStr, ValidationError
 from pydantic_core import PydanticUndefined
 
@@ -107,6 +109,41 @@ def test_settings_cannot_be_changed_and_unknown_words_are_refused_without_their_
 def test_a_base_url_is_an_address_and_nothing_else(url: str) -> None:
     with pytest.raises(ValidationError):
         Provider(base_url=url)
+
+
+STORES = [
+    "sqlite:///tollkeeper.db",
+    "postgresql://host/db",
+    "postgres://user:pass@host:5432/db?sslmode=require",
+    "postgresql://user:p%40ss%2Fword@[::1]:5432,[::2]:5432/db",
+    "postgresql://one:5432,two:5432/db?target_session_attrs=read-write",
+    "postgresql:///db?host=/var/run/postgresql",
+]
+NO_STORES = [
+    "sqlite://x.db", "mysql://host/db", "postgresql:/host", "host/db", "postgresql://ho st/db",
+    # What of a password could be read as a host, a port or a path would be quoted by whoever reads it so.
+    "postgresql://user:hunter2#x@host/db", "postgresql://user:hunter2/x@host/db", "postgresql://user:hunter2@x@host/db",
+    "postgresql://user:hunter2?x@host/db", "postgresql://host:hunter2/db",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_a_store_is_a_file_or_a_database_that_a_library_can_read_too(store: str) -> None:
+    config = Config(store=store, providers={})
+    assert config.store == store
+    assert store not in repr(config)
+    if store.startswith("postgres"):
+        read = connect_utils._parse_connect_arguments
+        unsaid = dict.fromkeys(inspect.signature(read).parameters)
+        sizes = {name: 1 for name in unsaid if name.startswith(("statement_", "max_"))}
+        read(**unsaid | sizes | {"dsn": store})
+
+
+@pytest.mark.parametrize("store", NO_STORES)
+def test_a_store_that_could_be_misread_is_refused_without_its_password(store: str) -> None:
+    with pytest.raises(ValidationError) as refused:
+        Config(store=store, providers={})
+    assert "hunter2" not in str(refused.value)
 
 
 @pytest.mark.parametrize("amount", [0, -1, 1.5, 10**13, "many"])

@@ -44,6 +44,9 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- end }}
 {{- end }}
 {{- $store := .Values.config.store | default "sqlite:///tollkeeper.db" }}
+{{- if regexMatch "://[^/@]*:[^@$][^@]*@" $store }}
+{{- fail "\n\nconfig.store holds a password, and a ConfigMap is no place for it: put the address into the Secret and name it here as ${NAME}\n" }}
+{{- end }}
 {{- if and (gt (int .Values.replicas) 1) (hasPrefix "sqlite:" $store) }}
 {{- fail (printf "\n\nreplicas is %d, but the store is %s: a file of one pod, which the others would not see.\n  --set replicas=1\n" (int .Values.replicas) $store) }}
 {{- end }}

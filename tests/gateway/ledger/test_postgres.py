@@ -54,6 +54,22 @@ async def test_the_schema_is_made_once_by_many_gateways_that_start_at_once(url: 
     await asyncio.gather(*(gateway.aclose() for gateway in gateways))
 
 
+async def test_least_rights_are_enough_once_the_schema_is_made(url: str, shell: asyncpg.Connection) -> None:
+    await migrate(shell)
+    role = f"teller_{url.rpartition('/')[2]}"
+    await shell.execute(
+        f"CREATE ROLE {role} LOGIN; GRANT USAGE ON SCHEMA tollkeeper TO {role}; "
+        f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA tollkeeper TO {role}"
+    )
+    ledger = PostgresLedger(url.replace("postgres@", f"{role}@"))
+    (window,) = await ledger.open_windows([TEAM])
+    assert isinstance(await ledger.reserve("r", [window.id], 400, owner="me", ttl=60), Granted)
+    assert await ledger.post([Posting("r.1", "r", 150, 400, last=True)]) == ["ok"]
+    assert await ledger.audit() == []
+    await ledger.aclose()
+    await shell.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
 async def test_migrating_again_changes_nothing_and_touches_no_table_of_others(shell: asyncpg.Connection) -> None:
     await shell.execute("CREATE TABLE public.entry(theirs text); INSERT INTO public.entry VALUES ('kept')")
     await migrate(shell)

@@ -296,7 +296,7 @@ async def test_content_that_piles_up_while_the_store_fails_is_let_go_before_memo
 
 
 @pytest.mark.parametrize(
-    "strange", [{"ended": None}, {"client": "\ud800"}, {"attempts": [attempt(usage=Usage(input=2**70))]}]
+    "strange", [{"ended": None}, {"sent_bytes": 2**70}, {"attempts": [attempt(usage=Usage(input=2**70))]}]
 )
 async def test_one_strange_request_costs_the_others_nothing(
     records: Records, store: SqliteRecordStore, strange: dict[str, Any], caplog: pytest.LogCaptureFixture
