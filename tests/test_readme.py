@@ -9,12 +9,15 @@ import shlex
 import sys
 from pathlib import Path
 
+import httpx2
 import pytest
+import yaml
 
 from gateway.config import load
 from gateway.telemetry.catalogue import METRICS
 from gateway.vendors import VENDORS
 from tests.processes import environment, serving
+from tests.running import KEY
 from tests.scripted import plain, scripted
 
 ROOT = Path(__file__).parents[1]
@@ -44,7 +47,7 @@ async def shell(*command: str, status: int = 0, **env: str) -> str:
 def test_every_command_of_the_readme_is_one_that_these_tests_know() -> None:
     assert "make demo" in COMMANDS
     assert "make test" in COMMANDS
-    known = [r"make \w+", r"export \w+=\S+", r"tollkeeper (serve|check|explain)\b.*"]
+    known = [r"make \w+", r"export \w+=\S+", r"tollkeeper (serve|check|explain|ledger)\b.*"]
     assert [line for line in COMMANDS if not any(re.fullmatch(pattern, line) for pattern in known)] == []
 
 
@@ -100,3 +103,19 @@ async def test_serve_without_a_file_answers_the_readme_s_program_and_explains_it
             story = await shell(*waterfall, TOLLKEEPER_ADMIN_KEY=ADMIN)
             assert id in story
             assert "gpt-4o-mini" in story
+
+
+async def test_the_readme_s_questions_to_the_ledger_are_answered(tmp_path: Path) -> None:
+    async with scripted(plain) as provider:
+        keys = {"OPENAI_API_KEY": "sk-1", "CHECKOUT_KEY": KEY, "TOLLKEEPER_ADMIN_KEY": ADMIN}
+        said = yaml.safe_load(blocks("yaml")[0])
+        said["providers"]["openai"]["base_url"] = provider.url
+        with serving(said, folder=tmp_path, **keys) as gateway:
+            async with httpx2.AsyncClient(base_url=gateway.url, headers={"authorization": f"Bearer {KEY}"}) as client:
+                call = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hi"}]}
+                assert (await client.post("/v1/chat/completions", json=call)).status_code == 200
+            await asyncio.sleep(0.3)
+            asked = [line for line in COMMANDS if line.startswith("tollkeeper ledger")]
+            told = [await shell(*shlex.split(line), TOLLKEEPER_URL=gateway.url, **keys) for line in asked]
+            assert re.search(r"^checkout +20\d\d-\d\d-\d\d +0\.00000", told[0], re.MULTILINE)
+            assert "team checkout month" in told[1]
