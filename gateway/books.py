@@ -162,13 +162,12 @@ class Books:
         del self.holds[hold.id]
         self._journal.settled(hold.id, cost, estimated)
         note = {**hold.note, "estimated": True} if estimated else hold.note
-        back = hold.amount - min(cost or 0, hold.amount)
         for number, (account, lease) in enumerate(hold.parts):
             left = account.held.pop(hold.key, 0) - hold.amount
             if left:  # 0 where its other open holds cost nothing: that is the same as none
                 account.held[hold.key] = left
             if lease is not None and not lease.lost:
-                lease.free += back
+                lease.free += hold.amount - _own(hold, account, cost)
             self._reports.append(_Report(hold, number, cost, note))
             account.wake()
         self._wake.set()
@@ -196,7 +195,7 @@ class Books:
         """None: a soft budget without a lease gets none now."""
         hold, number, cost = report.hold, report.number, report.cost
         account, lease = hold.parts[number]
-        held = hold.amount
+        held = max(hold.amount, _own(hold, account, cost))
         if lease is None:
             held = cost or 0
             if await self._leases.refill(account, held) is not None:
@@ -228,8 +227,11 @@ class Books:
     # ── life ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def open(self) -> None:
-        """Settles what processes before this one left open, and starts the tasks."""
-        await self.recover()
+        """Settles what processes before this one left open (later, where the ledger is away), and starts the tasks."""
+        try:
+            await self.recover()
+        except LedgerUnavailable as error:
+            log.warning("hard budgets refuse until the ledger answers: %s", error)
         self._tasks = [asyncio.create_task(self._flushing()), asyncio.create_task(self._tending())]
 
     async def recover(self) -> None:
@@ -321,6 +323,11 @@ class Books:
             log.error("%d reports stay in the journal: the next start posts them", len(self._reports))
         self._journal.close(clean=clean)
         await self.ledger.aclose()
+
+
+def _own(hold: Hold, account: Account, cost: int | None) -> int:
+    """nano-USD of a cost that are paid from the lease.  A soft budget pays all: what it holds is a guess, no bound."""
+    return min(cost or 0, hold.amount) if account.budget.hard else cost or 0
 
 
 def _part_id(hold: str, number: int) -> str:

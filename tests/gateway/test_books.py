@@ -165,6 +165,35 @@ async def test_a_bill_above_its_hold_is_an_overrun_and_stops_the_next_call(tmp_p
         assert found.reason == "exhausted"
 
 
+async def test_a_soft_budget_pays_what_a_call_cost_although_nobody_knew_its_bound(tmp_path: Path) -> None:
+    async with keeping(tmp_path) as (books, _):
+        for number in range(20):
+            books.report(await held(books, f"req_{number}.1", 0, SOFT), USD)
+        await asyncio.sleep(0.3)
+        assert books.overruns == 0
+    window = (await windows(tmp_path))[SOFT.id]
+    assert (window.spent, window.overrun, window.reserved) == (20 * USD, 0, 0)
+
+
+async def test_a_start_while_the_ledger_is_away_settles_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    crashed(tmp_path, 0.1)
+    monkeypatch.setattr("gateway.books.RENEW", 0.1)
+    monkeypatch.setattr("gateway.books.TEND", 0.05)
+    ledger = Weak(SqliteLedger(tmp_path / "ledger.db"))
+    ledger.down = True
+    books = Books(ledger, tmp_path / "ledger")  # type: ignore[arg-type]  # it answers like one
+    await books.open()
+    found = await books.hold("req_1.1", claims(TEAM), 1, "web", {})
+    assert isinstance(found, Shortage)
+    assert found.reason == "unavailable"
+    ledger.down = False
+    async with asyncio.timeout(10):
+        while len(list(tmp_path.glob("*.journal"))) > 1:
+            await asyncio.sleep(0.05)
+    await books.aclose()
+    assert (await windows(tmp_path))[TEAM.id].reserved == 0
+
+
 async def test_one_key_cannot_hold_all_of_a_shared_budget(tmp_path: Path) -> None:
     share = [Claim(TEAM, most=TEAM.limit // 4)]
     async with keeping(tmp_path) as (books, _):
