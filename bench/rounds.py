@@ -85,11 +85,13 @@ class Bench:
             yield relay
 
     @contextmanager
-    def gateway(self, *, catalogue: bool = False) -> Iterator[tuple[Subject, float]]:
+    def gateway(self, *, catalogue: bool = False, money: bool = False) -> Iterator[tuple[Subject, float]]:
         """A gateway with everything on, and its seconds from start to first answer."""
         self.gateways += 1
         name = f"gateway-{self.gateways}"
-        gateway = subjects.gateway(self.folder, self.server_core, self.provider.url, catalogue=catalogue, name=name)
+        gateway = subjects.gateway(
+            self.folder, self.server_core, self.provider.url, catalogue=catalogue, money=money, name=name
+        )
         with gateway:
             took = gateway.ready(ONE)
             self.sent[name] = 1
@@ -138,6 +140,25 @@ def throughput(bench: Bench) -> list[Figure]:
         *(middle(f"CPU per request: {name}, with what follows it", "us", values) for name, values in costs.items()),
         middle("share of its core that the server had", "", shares),
         *told,
+    ]
+
+
+def budgets(bench: Bench) -> list[Figure]:
+    """What a hard budget and limits of a team cost."""
+    ratios, costs = [], []
+    with bench.gateway() as (without, _), bench.gateway(money=True) as (gateway, _):
+        for subject in (without, gateway):
+            bench.drive(subject, UNARY, min(1.0, bench.plan.seconds))
+        for number in range(1, bench.plan.rounds + 1):
+            plain, spared = bench.cost(without, UNARY, bench.plan.seconds)
+            held, cost = bench.cost(gateway, UNARY, bench.plan.seconds)
+            ratios.append((held.rate / held.share) / (plain.rate / plain.share))
+            costs.append(cost - spared)
+            bench.tell(f"budgets {number}/{bench.plan.rounds}: {held.rate:,.0f} against {plain.rate:,.0f} req/s")
+            bench.noted(min(plain.share, held.share))
+    return [
+        middle("throughput, budgets and limits on / off", "", ratios, must=0.85, more_is_better=True),
+        middle("CPU per request for budgets and limits", "us", costs),
     ]
 
 
@@ -257,6 +278,7 @@ def _counts(bench: Bench) -> dict[str, int]:
 MEASUREMENTS: Final[dict[str, Callable[[Bench], Sequence[Figure]]]] = {
     "start": starts,
     "throughput": throughput,
+    "budgets": budgets,
     "latency": latency,
     "streams": streams,
     "memory": memory,

@@ -31,10 +31,14 @@ teams:
   bench:
     keys: [{{name: load, key: {key}}}]
     models: [gpt-4o-mini]
+{money}
 telemetry:
   traces: {{otlp_endpoint: "{provider}"}}
   logs: {{format: json}}
 """
+_MONEY: Final = """\
+    budgets: [{limit_usd: 1000000, per: month}]
+    limits: {requests_per_minute: 100000000, tokens_per_minute: 100000000000, concurrent: 10000}"""
 _PRICE: Final = "    price: {input: 0.15, cached_input: 0.075, output: 0.60}"
 
 
@@ -153,11 +157,17 @@ def relay(folder: Path, core: int, provider: str, *by: str) -> Subject:
     return start(name, [sys.executable, "-m", "bench.relay", str(port), provider, *by], folder / name, core, port)
 
 
-def gateway(folder: Path, core: int, provider: str, *, catalogue: bool = False, name: str = "gateway") -> Subject:
-    """Everything on.  catalogue: its prices are the catalogue's, not the configuration's."""
+def gateway(
+    folder: Path, core: int, provider: str, *, catalogue: bool = False, money: bool = False, name: str = "gateway"
+) -> Subject:
+    """Everything on.  catalogue: prices are the catalogue's.  money: with budgets and limits."""
     port, home = free_port(), folder / name
     home.mkdir(parents=True)
     file = home / "config.yaml"
-    file.write_text(_CONFIG.format(folder=home, provider=provider, key=KEY, price="" if catalogue else _PRICE))
+    file.write_text(
+        _CONFIG.format(
+            folder=home, provider=provider, key=KEY, price="" if catalogue else _PRICE, money=_MONEY if money else ""
+        )
+    )
     command = [sys.executable, "-m", "gateway", "serve", "--config", str(file), "--port", str(port)]
     return start(name, command, home, core, port)

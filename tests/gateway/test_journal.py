@@ -67,7 +67,7 @@ def test_a_journal_cut_at_any_byte_is_read_as_far_as_it_goes(tmp_path: Path) -> 
     for number in range(5):
         mine.hold(entry(f"h{number}"))
         mine.settled(f"h{number}", number, False)
-    data = mine.path.read_bytes()
+    data = mine.path.read_bytes().partition(b"\0")[0]
     mine.close(clean=True)
     lines = data.splitlines(keepends=True)
     for at in range(len(data) + 1):
@@ -77,36 +77,60 @@ def test_a_journal_cut_at_any_byte_is_read_as_far_as_it_goes(tmp_path: Path) -> 
         assert len(postings) == 2 * holds
 
 
-def test_a_full_disk_refuses_the_hold_and_tears_no_later_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    mine = Journal(tmp_path / "ledger", "a")
+def test_a_full_disk_refuses_the_hold_and_loses_nothing_that_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(file: int, start: int, size: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    mine = Journal(tmp_path / "ledger", "a", size=1000)
     mine.lease("lease_1")
-    write = os.write
-    monkeypatch.setattr(os, "write", lambda file, data: write(file, data[:10]))
-    with pytest.raises(OSError, match="disk full"):
-        mine.hold(entry("torn"))
-    mine.settled("other", 1, False)
-    assert mine.lost == 1
-    monkeypatch.undo()
-    mine.hold(entry("whole"))
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    held: list[str] = []
+
+    def hold_many() -> None:
+        for number in range(100):
+            mine.hold(entry(f"h{number}"))
+            held.append(f"h{number}")
+
+    with pytest.raises(OSError, match="No space left"):
+        hold_many()
+    for _ in range(50):
+        mine.settled("unknown", 1, False)
+    assert mine.lost > 0
+    with pytest.raises(OSError, match="No space left"):
+        Journal(tmp_path / "ledger", "b")
     mine.close(clean=False)
-    postings, _ = left(tmp_path / "ledger")
-    assert [posting.hold for posting in postings] == ["whole", "whole+1"]
+    postings, leases = left(tmp_path / "ledger")
+    assert leases == ["lease_1"]
+    assert [posting.hold for posting in postings if posting.counted] == held
+    assert len(held) > 3
 
 
 def test_a_long_life_does_not_make_a_long_file(tmp_path: Path) -> None:
-    mine = Journal(tmp_path / "ledger", "a", largest=20_000)
+    mine = Journal(tmp_path / "ledger", "a", size=20_000)
     mine.lease("lease_1")
     mine.hold(entry("early"))
     for number in range(2000):
         mine.hold(entry(f"h{number}"))
         mine.settled(f"h{number}", 1, False)
         mine.posted([f"h{number}"])
-    assert mine.path.stat().st_size < 25_000
+    assert mine.path.stat().st_size == 20_000
     assert list(journal.left_behind(tmp_path / "ledger")) == []  # the new file is locked as well
     mine.close(clean=False)
     postings, leases = left(tmp_path / "ledger")
     assert [posting.hold for posting in postings] == ["early", "early+1"]
     assert leases == ["lease_1"]
+
+
+def test_as_many_holds_may_be_open_as_there_are(tmp_path: Path) -> None:
+    mine = Journal(tmp_path / "ledger", "a", size=20_000)
+    mine.lease("lease_1")
+    for number in range(2000):
+        mine.hold(entry(f"h{number}"))
+    mine.close(clean=False)
+    postings, _ = left(tmp_path / "ledger")
+    assert len(postings) == 4000
 
 
 def test_only_one_of_two_takes_over_a_dead_one(tmp_path: Path) -> None:

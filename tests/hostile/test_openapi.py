@@ -25,7 +25,7 @@ async def test_the_admin_api_answers_as_its_document_says(tmp_path: Path) -> Non
             fuzz = [
                 *(str(Path(sys.executable).with_name("schemathesis")), "run", f"{gateway.url}/admin/v1/openapi.json"),
                 *("--header", f"Authorization: Bearer {ADMIN}", "--checks", "all", "--exclude-checks", LEFT_OUT),
-                *("--max-time", SECONDS, "--workers", "2", "--seed", "7"),
+                *("--max-time", SECONDS, "--workers", "1", "--seed", "7"),  # two of them trip over Hypothesis's caches
                 *("--no-shrink", "--warnings", "off"),
             ]
             ran = await asyncio.to_thread(
