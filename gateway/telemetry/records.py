@@ -41,6 +41,7 @@ REST_SECONDS: Final = 0.0002  # … without waiting for the interpreter's switch
 EXPIRE_ROWS: Final = 2000  # deleted in one transaction
 EXPIRE_SECONDS: Final = 3600.0  # between two looks for what is too old
 CONTENT_CHARS: Final = 262_144  # kept of a prompt, and of an answer
+CONTENT_AT_ONCE: Final = 4 * 1024 * 1024  # characters in one transaction: a store may hold several copies of them
 CONTENT_WAITING: Final = 64 * 1024 * 1024  # characters that may wait for a store that fails; beyond: without content
 TEXT_CHARS: Final = 512  # kept of a word the caller chose: a model's, session's, user's or feature's name
 
@@ -164,7 +165,7 @@ class Records:
         """What the store does not take stays in its place."""
         try:
             while self._built:
-                batch = self._built[:BATCH]
+                batch = self._batch()
                 try:
                     self._store.write(batch)
                 except RecordRefused:
@@ -175,6 +176,16 @@ class Records:
             return
         self._failures = 0
         self._content_waiting = 0
+
+    def _batch(self) -> list[Record]:
+        """What is offered next."""
+        size = 0
+        for number, record in enumerate(batch := self._built[:BATCH]):
+            if record.content is not None:
+                size += len(record.content.input) + len(record.content.output)
+                if size > CONTENT_AT_ONCE and number:
+                    return batch[:number]
+        return batch
 
     def _sift(self, batch: list[Record]) -> None:
         """Offers the records of a refused batch one by one and loses only those that are refused alone."""

@@ -295,6 +295,30 @@ async def test_content_that_piles_up_while_the_store_fails_is_let_go_before_memo
     assert (records.bare, records.dropped) == (7, 0)
 
 
+async def test_long_contents_are_offered_few_at_a_time_and_one_that_is_longer_alone(
+    store: SqliteRecordStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recording, "CONTENT_AT_ONCE", 1000)
+    offered: list[int] = []
+    write = store.write
+
+    def noted(records: list[Record]) -> None:
+        offered.append(len(records))
+        write(records)
+
+    monkeypatch.setattr(store, "write", noted)
+    records = Records(store, days=36_500)
+    with monkeypatch.context() as patch:
+        patch.setattr(records, "_offer", lambda: None)  # until all are there
+        for number, size in enumerate([300, 300, 300, 300, 3000, 300, 0, 0]):
+            records.finished(exchange(number, content="full" if size else "none", body=b"x" * size))
+        await records.flush()
+    await records.flush()
+    assert offered == [3, 1, 1, 3]
+    assert await count(store) == 8
+    await records.aclose()
+
+
 @pytest.mark.parametrize(
     "strange", [{"ended": None}, {"sent_bytes": 2**70}, {"attempts": [attempt(usage=Usage(input=2**70))]}]
 )
