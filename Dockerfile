@@ -9,9 +9,9 @@
 FROM python:3.11-slim AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 WORKDIR /src
-COPY requirements.lock requirements-build.lock ./
+COPY requirements-image.lock requirements-build.lock ./
 RUN python -m venv /build && /build/bin/pip install --no-deps --require-hashes -r requirements-build.lock
-RUN python -m venv /app && /app/bin/pip install --no-deps --require-hashes --only-binary :all: -r requirements.lock
+RUN python -m venv /app && /app/bin/pip install --no-deps --require-hashes --only-binary :all: -r requirements-image.lock
 COPY . .
 RUN /build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /dist .
 RUN /app/bin/pip install --no-deps --no-index --no-compile /dist/*.whl && /app/bin/pip uninstall --yes pip setuptools

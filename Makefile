@@ -59,7 +59,8 @@ fmt: $(TESTING)
 lock: $(RUNTIME)
 	$(INSTALL) --upgrade uv
 	$(COMPILE) pyproject.toml -o requirements.lock
-	$(COMPILE) pyproject.toml -c requirements.lock --extra test --extra local -o requirements-test.lock
+	$(COMPILE) pyproject.toml -c requirements.lock --extra postgres --extra valkey -o requirements-image.lock
+	$(COMPILE) pyproject.toml -c requirements.lock -c requirements-image.lock --extra test --extra local -o requirements-test.lock
 	$(COMPILE) --group build -o requirements-build.lock
 
 clean:

@@ -21,7 +21,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-LOCKS = ("requirements.lock", "requirements-test.lock", "requirements-build.lock")
+LOCKS = ("requirements.lock", "requirements-image.lock", "requirements-test.lock", "requirements-build.lock")
 
 # Every distribution the gateway asks for.  The list is short on purpose: each one more is code that others can change.
 RUNTIME = {
@@ -66,6 +66,9 @@ def test_the_gateway_asks_for_these_distributions_and_no_other() -> None:
     ("name", "requirements"),
     [
         ("requirements.lock", PYPROJECT["project"]["dependencies"]),
+        ("requirements-image.lock", PYPROJECT["project"]["dependencies"]),
+        ("requirements-image.lock", PYPROJECT["project"]["optional-dependencies"]["postgres"]),
+        ("requirements-image.lock", PYPROJECT["project"]["optional-dependencies"]["valkey"]),
         ("requirements-test.lock", PYPROJECT["project"]["optional-dependencies"]["test"]),
         ("requirements-test.lock", PYPROJECT["project"]["optional-dependencies"]["local"]),
         ("requirements-build.lock", PYPROJECT["dependency-groups"]["build"]),
@@ -97,7 +100,7 @@ def test_locked_versions_are_free_of_what_is_known_against_older_ones() -> None:
 
 
 def test_tests_run_on_the_versions_that_ship() -> None:
-    shipped, tested = lock("requirements.lock"), lock("requirements-test.lock")
+    shipped, tested = lock("requirements.lock") | lock("requirements-image.lock"), lock("requirements-test.lock")
     assert {name: tested[name][0] for name in shipped} == {name: version for name, (version, _) in shipped.items()}
 
 
