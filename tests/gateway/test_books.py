@@ -205,6 +205,7 @@ async def test_one_key_cannot_hold_all_of_a_shared_budget(tmp_path: Path) -> Non
         assert isinstance(await books.hold("req_2.1", share, USD, "web", {}), Hold)
 
 
+@pytest.mark.serial
 async def test_while_the_ledger_is_down_hard_budgets_spend_what_was_leased_and_refuse_the_rest_at_once(
     tmp_path: Path,
 ) -> None:

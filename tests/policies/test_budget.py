@@ -23,7 +23,8 @@ from tests.processes import environment, serving
 from tests.running import ADMIN, KEY, Running, config, running
 from tests.scripted import Asked, Scripted, answer, events, plain, say, scripted
 
-OTHER = "tk-test-key-of-the-other-application"
+pytestmark = pytest.mark.serial  # that nothing is held a second later is looked at where nothing runs beside
+
 MONTH = {"limit_usd": "0.1", "per": "month"}
 
 
