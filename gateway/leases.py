@@ -55,13 +55,15 @@ class Shortage(NamedTuple):
 class Lease:
     """A reservation of this process in one window."""
 
-    __slots__ = ("doubted", "free", "id", "lost", "open", "used")
+    __slots__ = ("asking", "budget", "doubted", "free", "id", "lost", "open", "used")
 
-    def __init__(self, id: str, used: float) -> None:
+    def __init__(self, id: str, budget: str, used: float) -> None:
         self.id = id
+        self.budget = budget
         self.free = 0  # nano-USD
         self.open = 0  # holds that have not been posted
         self.used = used  # loop time of the last hold
+        self.asking = False  # the ledger is asked for it, or for more of it: whatever it looks like, it is in use
         self.doubted = False  # it may be larger than is known here: an answer was lost
         self.lost = False  # expired in the ledger: nothing more can be taken from it
 
@@ -163,6 +165,10 @@ class Leases:
         account.window = window
         account.frozen = window.frozen
         account.ends = math.inf if window.seconds_left is None else asked + window.seconds_left
+        lease = account.lease
+        if lease is not None and lease.free:  # the same window: its limit was changed, and what is leased is under it
+            rest, lease.free = lease.free, 0
+            await self._ledger.release(lease.id, rest)
 
     async def _ask(self, account: Account, amount: int) -> Shortage | None:
         window, lease = account.window, account.lease
@@ -175,11 +181,7 @@ class Leases:
         if lease is None:
             found = await self._take(account, window, wanted, least)
         else:
-            lease.doubted = True
-            found = await self._ledger.grow(lease.id, wanted, least)
-            lease.doubted = False
-            if isinstance(found, Granted):
-                lease.free += found.amount
+            found = await self._grow(lease, wanted, least)
         if isinstance(found, Granted):
             if found.left is not None:
                 reserved = max(window.limit - window.spent - window.overrun - found.left, 0)
@@ -195,16 +197,31 @@ class Leases:
         account.frozen = found.reason == "frozen"
         return Shortage(account.budget, found.reason, found.retry, found.available + free)
 
+    async def _grow(self, lease: Lease, wanted: int, least: int) -> Granted | Refused:
+        lease.asking = lease.doubted = True
+        try:
+            found = await self._ledger.grow(lease.id, wanted, least)
+        finally:
+            lease.asking = False
+        lease.doubted = False
+        if isinstance(found, Granted) and not lease.lost:
+            lease.free += found.amount
+        return found
+
     async def _take(self, account: Account, window: Window, wanted: int, least: int) -> Granted | Refused:
-        lease = Lease(f"lease_{uuid4().hex}", asyncio.get_running_loop().time())
+        lease = Lease(f"lease_{uuid4().hex}", account.budget.id, asyncio.get_running_loop().time())
         try:
             self._journal.lease(lease.id)  # before it is asked for: should the answer be lost, it is given back
         except OSError as error:
             raise LedgerUnavailable(str(error)) from error
         self._all[lease.id] = lease
-        found = await self._ledger.reserve(
-            lease.id, [window.id], wanted, minimum=least, owner=self._owner, ttl=self._ttl
-        )
+        lease.asking = True
+        try:
+            found = await self._ledger.reserve(
+                lease.id, [window.id], wanted, minimum=least, owner=self._owner, ttl=self._ttl
+            )
+        finally:
+            lease.asking = False
         if isinstance(found, Granted):
             lease.free = found.amount
             account.lease = lease
@@ -216,23 +233,22 @@ class Leases:
     async def return_idle(self) -> None:
         """What nobody used for a while, or what others may need near the end of a window, is given back."""
         now = asyncio.get_running_loop().time()
-        current = set()
         for account in list(self.accounts.values()):
             lease = account.lease
             if account.asking.locked():
-                current.add(lease)
-            elif lease is None:
+                continue
+            if lease is None:
                 if not account.held and not account.waiting:  # callers choose some of the names: they must not pile up
                     del self.accounts[account.budget.id]
             elif lease.lost or (not lease.open and now - lease.used > IDLE):
                 account.lease = None
-            else:
-                current.add(lease)
-                if lease.free and (now - lease.used > IDLE or account.near_end):
-                    rest, lease.free = lease.free, 0
-                    await self._ledger.release(lease.id, rest)
+            elif lease.free and (now - lease.used > IDLE or account.near_end):
+                rest, lease.free = lease.free, 0
+                await self._ledger.release(lease.id, rest)
         for lease in list(self._all.values()):
-            if lease not in current and not lease.open:
+            mine = self.accounts.get(lease.budget)  # looked up each time: while one is given back, others are taken
+            current = mine is not None and mine.lease is lease
+            if not (lease.open or lease.asking or current):
                 await self._give_back(lease)
 
     async def lost(self, id: str) -> None:
@@ -243,6 +259,7 @@ class Leases:
         if lease is None or not lease.open:
             await self._ledger.release(id)
             self._all.pop(id, None)
+            self._journal.returned(id)
 
     async def look(self) -> None:
         """What others spent, and what an operator changed."""

@@ -8,7 +8,7 @@ soft one only counts.  When the attempt is over the hold is charged:
 * with nothing, where the provider certainly billed nothing: not reached, or refused as documented free;
 * else, where an answer broke off or nobody waited for it, with all that was held if a budget is hard: a provider may
   have written, or thought, more than anybody saw.  Soft budgets, and `in_doubt: estimate`, are charged what is known:
-  the prompt, what was answered, and two seconds more at the pace it had; never more than was held.
+  the prompt, what was answered, and two seconds more at the pace it had; of a hard one never more than was held.
 """
 
 from __future__ import annotations
@@ -127,15 +127,17 @@ class Budget(Policy[_Held]):
 
     def settle(self, x: Exchange, receipt: _Held) -> None:
         hold, attempt = receipt
+        hard = hold.parts[0].account.budget.hard
         assert self._books is not None
         if not attempt.sent or attempt.free:
             self._books.report(hold, None)
         elif attempt.complete and attempt.cost is not None:
             self._books.report(hold, attempt.cost, estimated=attempt.usage is not None and attempt.usage.estimated)
-        elif attempt.cost is None or (self._said.in_doubt == "hold" and hold.parts[0].account.budget.hard):
+        elif attempt.cost is None or (self._said.in_doubt == "hold" and hard):
             self._books.report(hold, hold.amount, estimated=True)
         else:
-            self._books.report(hold, min(hold.amount, attempt.cost + self._unseen(x, attempt)), estimated=True)
+            known = attempt.cost + self._unseen(x, attempt)
+            self._books.report(hold, min(known, hold.amount) if hard else known, estimated=True)
 
     def _unseen(self, x: Exchange, attempt: Attempt) -> int:
         """nano-USD that the provider may have written in _SLACK_NS, at the pace it had until the answer broke off."""

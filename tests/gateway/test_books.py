@@ -38,7 +38,8 @@ class Weak:
     def __init__(self, ledger: SqliteLedger) -> None:
         self.ledger = ledger
         self.down = False
-        self.slow = 0.0
+        self.slow = 0.0  # seconds before it hears
+        self.late = 0.0  # seconds after it has done it
         self.asked: list[str] = []
 
     def __getattr__(self, name: str) -> Any:
@@ -51,7 +52,9 @@ class Weak:
             if self.down:
                 raise LedgerUnavailable("the database is down")
             await asyncio.sleep(self.slow)
-            return await method(*args, **named)
+            answer = await method(*args, **named)
+            await asyncio.sleep(self.late)
+            return answer
 
         return asked
 
@@ -239,6 +242,31 @@ async def test_a_caller_who_hangs_up_while_the_ledger_is_asked_takes_nothing_alo
         ledger.slow = 0
         await held(books, "req_2.1", 9 * USD, TEAM)
     assert (await windows(tmp_path))[TEAM.id].reserved == 0
+
+
+async def test_what_was_granted_stays_held_although_the_answer_comes_late(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lease that is asked for, or enlarged, is not taken for an idle one meanwhile."""
+    monkeypatch.setattr("gateway.books.TEND", 0.01)
+    monkeypatch.setattr("gateway.leases.IDLE", 0.0)
+    async with keeping(tmp_path) as (books, ledger):
+        for number, amount in enumerate((USD, 3 * USD, 2 * USD)):
+            ledger.late = 0.1
+            await held(books, f"req_{number}.1", amount, TEAM)
+            ledger.late = 0.0
+            (window,) = await ledger.windows("team")
+            assert window.reserved >= sum(hold.amount for hold in books.holds.values())
+
+
+async def test_a_limit_that_is_lowered_takes_back_what_was_leased(tmp_path: Path) -> None:
+    async with keeping(tmp_path) as (books, _):
+        books.report(await held(books, "req_1.1", USD // 1000, TEAM), USD // 1000)
+        await asyncio.sleep(0.2)
+        for number in range(3):
+            found = await books.hold(f"req_2.{number}", claims(TEAM._replace(limit=USD // 1000)), 1, "web", {})
+            assert isinstance(found, Shortage)
+            assert found.reason == "exhausted"
 
 
 async def test_an_idle_lease_is_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
