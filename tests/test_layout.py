@@ -34,6 +34,7 @@ SHARED = {
     "gateway.ledger.batches": "the same for many postings at once",
     "gateway.store.aside": "a PostgreSQL database in a thread of its own, for each of its stores",
     "gateway.store.rows": "records as rows, and questions as SQL, for every store; opens nothing",
+    "gateway.store.sqlite_file": "opens a SQLite file, for both stores that have one",
     "gateway.telemetry.catalogue": "what every metric is called and means",
     "gateway.telemetry.w3c": "pure reading and writing of trace context; no sink of its own",
 }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,11 +14,11 @@ from typing import Final, TypeVar
 import apsw
 
 from gateway.store import Page, Query, Record, RecordRefused, StoreError, rows
+from gateway.store.sqlite_file import BUSY_MS, opened, transaction
 
 T = TypeVar("T")
 
 APPLICATION_ID: Final = 0x546F6C6C  # "Toll": SQLite's own place to say whose file this is
-BUSY_MS: Final = 1000  # how long another process may hold the file before a write is given back to its queue
 CHUNK: Final = 32  # rows in one INSERT: the interpreter lock is let go once per statement, not once per row
 
 # An index ends with the row's number, so (at, seq) is an order without ties: what the cursor relies on.
@@ -84,12 +83,11 @@ class SqliteRecordStore:
         self._write_lock = threading.Lock()
         self._reader = ThreadPoolExecutor(1, "records-read")
         with _mapped(f"the record store {self.path} cannot be opened"):
-            is_new = not Path(self.path).exists()
-            self._write = apsw.Connection(self.path)
+            self._write = opened(self.path, APPLICATION_ID, MIGRATIONS)
+            self._write.pragma("synchronous", "normal")  # a power cut may cost the last records, never the file
+            self._write.pragma("foreign_keys", True)
+            self._write.pragma("secure_delete", "fast")  # what retention deletes is overwritten
             try:
-                if is_new:  # by name: closing a descriptor of ours would let go of every lock this process has on it
-                    Path(self.path).chmod(0o600)  # it may hold prompts: its owner's only
-                self._prepare()
                 self._read = apsw.Connection(self.path)
             except BaseException:
                 self._write.close()
@@ -99,7 +97,7 @@ class SqliteRecordStore:
 
     def write(self, records: Sequence[Record]) -> None:
         """One transaction.  Blocks up to BUSY_MS while another process holds the file."""
-        with self._write_lock, _mapped("the records cannot be written"), _transaction(self._write):
+        with self._write_lock, _mapped("the records cannot be written"), transaction(self._write):
             for start in range(0, len(records), CHUNK):
                 made = [rows.row(record) for record in records[start : start + CHUNK]]
                 if len(made) == CHUNK:
@@ -110,7 +108,7 @@ class SqliteRecordStore:
                 self._write.executemany(_CONTENT_INSERT, kept)
 
     def expire(self, before: int, limit: int) -> int:
-        with self._write_lock, _mapped("old records cannot be deleted"), _transaction(self._write):
+        with self._write_lock, _mapped("old records cannot be deleted"), transaction(self._write):
             self._write.execute(_EXPIRE, (before, limit))
             return self._write.changes()
 
@@ -123,41 +121,6 @@ class SqliteRecordStore:
 
     async def aclose(self) -> None:
         await asyncio.to_thread(self._close)
-
-    def _prepare(self) -> None:
-        """Brings the schema to the newest known version and sets the connection up."""
-        self._write.set_busy_timeout(BUSY_MS)
-        with _transaction(self._write):  # a second process that starts now waits here, and then finds nothing to do
-            if self._write.pragma("application_id") != APPLICATION_ID and self._write.pragma("schema_version"):
-                raise StoreError(f"{self.path} is a database of another program; name another file")
-            version = self._write.pragma("user_version")
-            if version > len(MIGRATIONS):
-                raise StoreError(
-                    f"{self.path} has schema {version} and this Tollkeeper knows up to {len(MIGRATIONS)}: "
-                    "run the newer Tollkeeper that wrote it, or name another file"
-                )
-            if version < len(MIGRATIONS):
-                for migration in MIGRATIONS[version:]:
-                    self._write.execute(migration)
-                self._write.pragma("application_id", APPLICATION_ID)
-                self._write.pragma("user_version", len(MIGRATIONS))
-        self._use_write_ahead_log()
-        self._write.pragma("synchronous", "normal")  # a power cut may cost the last records, never the file
-        self._write.pragma("foreign_keys", True)
-        self._write.pragma("secure_delete", "fast")  # what retention deletes is overwritten
-
-    def _use_write_ahead_log(self) -> None:
-        """Waits as a write would: for this switch SQLite itself does not wait while others have the file open."""
-        give_up = time.monotonic() + BUSY_MS / 1000
-        while True:
-            try:
-                self._write.pragma("journal_mode", "wal")
-            except apsw.BusyError:
-                if time.monotonic() > give_up:
-                    raise
-                time.sleep(0.01)
-            else:
-                return
 
     def _get(self, id: str) -> Record | None:
         row = self._read.execute(_ONE, (id,)).fetchone()
@@ -186,15 +149,3 @@ def _mapped(what: str) -> Iterator[None]:
         raise RecordRefused(f"{what}: {type(error).__name__}: {error}") from error
     except (apsw.Error, OSError) as error:
         raise StoreError(f"{what}: {type(error).__name__}: {error}") from error
-
-
-@contextmanager
-def _transaction(connection: apsw.Connection) -> Iterator[None]:
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:  # a full disk has rolled back already
-            connection.execute("ROLLBACK")
-        raise

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -28,11 +27,11 @@ from gateway.store.directory import (
     chain,
     kind,
 )
+from gateway.store.sqlite_file import opened, transaction
 
 T = TypeVar("T")
 
 APPLICATION_ID: Final = 0x546F6C44  # "TolD": SQLite's own place to say whose file this is
-BUSY_MS: Final = 2000  # how long another gateway may hold the file before a change is refused
 PAGE: Final = 1000  # rows of the log that are checked at once
 
 MIGRATIONS: Final = (
@@ -79,18 +78,11 @@ class SqliteDirectory:
         self.path = str(path)
         self._thread = ThreadPoolExecutor(1, "directory")
         with _mapped(f"the directory {self.path} cannot be opened"):
-            is_new = not Path(self.path).exists()
-            self._connection = apsw.Connection(self.path)
-            try:
-                if is_new:
-                    Path(self.path).chmod(0o600)
-                self._prepare()
-            except BaseException:
-                self._connection.close()
-                raise
+            self._connection = opened(self.path, APPLICATION_ID, MIGRATIONS)
+            self._connection.pragma("synchronous", "full")  # a key that was revoked stays so, also after a power cut
 
     def seal(self, mark: str) -> str:
-        with _mapped("the directory cannot be read"), _transaction(self._connection):
+        with _mapped("the directory cannot be read"), transaction(self._connection):
             self._connection.execute("INSERT INTO meta VALUES ('pepper', ?) ON CONFLICT(name) DO NOTHING", (mark,))
             return cast(str, self._connection.execute("SELECT value FROM meta WHERE name = 'pepper'").get)
 
@@ -118,39 +110,6 @@ class SqliteDirectory:
 
     # ── in the thread ───────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _prepare(self) -> None:
-        """Brings the schema to the newest known version and sets the connection up."""
-        connection = self._connection
-        connection.set_busy_timeout(BUSY_MS)
-        with _transaction(connection):  # a second process that starts now waits here, and then finds nothing to do
-            if connection.pragma("application_id") != APPLICATION_ID and connection.pragma("schema_version"):
-                raise StoreError(f"{self.path} is a database of another program; name another file")
-            version = connection.pragma("user_version")
-            if version > len(MIGRATIONS):
-                raise StoreError(
-                    f"{self.path} has schema {version} and this Tollkeeper knows up to {len(MIGRATIONS)}: "
-                    "run the newer Tollkeeper that wrote it, or name another file"
-                )
-            for migration in MIGRATIONS[version:]:
-                connection.execute(migration)
-            connection.pragma("application_id", APPLICATION_ID)
-            connection.pragma("user_version", len(MIGRATIONS))
-        self._use_write_ahead_log()
-        connection.pragma("synchronous", "full")  # a key that was revoked stays revoked, also after a power cut
-
-    def _use_write_ahead_log(self) -> None:
-        """Waits as a write would: for this switch SQLite itself does not wait while others have the file open."""
-        give_up = time.monotonic() + BUSY_MS / 1000
-        while True:
-            try:
-                self._connection.pragma("journal_mode", "wal")
-            except apsw.BusyError:
-                if time.monotonic() > give_up:
-                    raise
-                time.sleep(0.01)
-            else:
-                return
-
     def _revision(self) -> int:
         return cast(int, self._connection.execute("SELECT coalesce(max(seq), 0) FROM audit").get)
 
@@ -173,7 +132,7 @@ class SqliteDirectory:
         return items, gone
 
     def _commit(self, base: int, entry: Entry, put: Sequence[Item], drop: Sequence[Item]) -> int:
-        with _transaction(self._connection):
+        with transaction(self._connection):
             last = self._connection.execute("SELECT seq, hash FROM audit ORDER BY seq DESC LIMIT 1").fetchone()
             revision, previous = cast("tuple[int, str]", last or (0, START))
             if revision != base:
@@ -227,18 +186,6 @@ def _mapped(what: str) -> Iterator[None]:
         yield
     except (apsw.Error, OSError, msgspec.MsgspecError) as error:
         raise StoreError(f"{what}: {type(error).__name__}: {error}") from error
-
-
-@contextmanager
-def _transaction(connection: apsw.Connection) -> Iterator[None]:
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:  # a full disk has rolled back already
-            connection.execute("ROLLBACK")
-        raise
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from gateway.explain import NEXT, CannotExplain, bar, colourful, fetch, waterfal
 from gateway.plane import Door
 from gateway.store import AttemptRecord, Record
 from gateway.store.sqlite import SqliteRecordStore
+from tests.scripted import answering_once
 
 KEY = "admin-key-of-the-test"
 
@@ -237,22 +238,8 @@ def test_why_it_cannot_be_had_is_said_without_the_key(gateway: str, url: str, ke
     ],
 )
 def test_what_is_no_tollkeeper_is_said_and_a_redirect_is_not_followed(answer: bytes, says: str) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-
-        def serve() -> None:
-            connection, _ = listener.accept()
-            with connection:
-                connection.recv(65536)
-                connection.sendall(answer)
-
-        server = threading.Thread(target=serve)
-        server.start()
-        with pytest.raises(CannotExplain, match=says):
-            fetch(f"http://127.0.0.1:{listener.getsockname()[1]}", KEY, "req_1")
-        server.join()
-        listener.settimeout(0.1)
-        with pytest.raises(TimeoutError):
-            listener.accept()
+    with answering_once(answer) as url, pytest.raises(CannotExplain, match=says):
+        fetch(url, KEY, "req_1")
 
 
 def test_the_story_can_be_printed_where_only_ascii_is_understood(tmp_path: Path) -> None:

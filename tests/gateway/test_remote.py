@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-import threading
 
 import pytest
 
 from gateway.remote import Refused, Remote
 from tests.running import ADMIN, config, running
-from tests.scripted import plain, scripted
+from tests.scripted import answering_once, plain, scripted
 
 
 async def test_a_list_is_read_to_its_end() -> None:
@@ -39,19 +37,5 @@ def test_what_cannot_be_asked_is_said_without_the_key(url: str) -> None:
     ],
 )
 def test_what_is_no_tollkeeper_is_said_and_a_redirect_is_not_followed(answer: bytes, says: str) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-
-        def serve() -> None:
-            connection, _ = listener.accept()
-            with connection:
-                connection.recv(65536)
-                connection.sendall(answer)
-
-        server = threading.Thread(target=serve)
-        server.start()
-        with pytest.raises(Refused, match=says):
-            Remote(f"http://127.0.0.1:{listener.getsockname()[1]}", ADMIN).ask("GET", "teams")
-        server.join()
-        listener.settimeout(0.1)
-        with pytest.raises(TimeoutError):
-            listener.accept()
+    with answering_once(answer) as url, pytest.raises(Refused, match=says):
+        Remote(url, ADMIN).ask("GET", "teams")

@@ -14,7 +14,8 @@ import pytest
 
 from gateway.store import Content, Query, Record, RecordRefused, StoreError
 from gateway.store.rows import select
-from gateway.store.sqlite import BUSY_MS, MIGRATIONS, SqliteRecordStore
+from gateway.store.sqlite import MIGRATIONS, SqliteRecordStore
+from gateway.store.sqlite_file import BUSY_MS
 from tests.recorded import START, ids, record
 
 

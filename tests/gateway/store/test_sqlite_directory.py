@@ -109,7 +109,7 @@ async def test_a_file_that_is_not_ours_is_refused(tmp_path: Path) -> None:
 async def test_while_another_holds_the_file_a_change_is_refused_and_nothing_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.store.sqlite_directory.BUSY_MS", 50)
+    monkeypatch.setattr("gateway.store.sqlite_file.BUSY_MS", 50)
     path = tmp_path / "d.db"
     await filled(path)
     directory = SqliteDirectory(path)
