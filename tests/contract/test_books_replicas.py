@@ -15,6 +15,7 @@ import pytest
 from gateway.ledger import Ledger, Window
 from tests import books_replica
 from tests.books_replica import LIMIT, ORG, TEAM
+from tests.ledgers import House
 from tests.servers import Postgres, shared_server  # noqa: F401  (pytest finds the fixture by this import)
 
 ROOT = Path(__file__).parents[2]
@@ -55,6 +56,17 @@ def size(folder: Path, name: str) -> int:
 async def looked(place: str) -> tuple[Ledger, dict[str, Window]]:
     ledger = books_replica.opened(place)
     return ledger, {window.budget: window for window in await ledger.windows(current=False)}
+
+
+async def entries(place: str, window: int) -> dict[str, tuple[int, bool]]:
+    """Hold -> what it was charged in this window, and whether its end was not known."""
+    ledger = books_replica.opened(place)
+    rows = await House(ledger, place, 0).sql(
+        f"SELECT hold, amount, coalesce(CAST(note AS text), '') FROM tollkeeper.entry "
+        f"WHERE {'window_id' if place.startswith('postgresql') else 'window'} = {window}"
+    )
+    await ledger.aclose()
+    return {str(hold): (int(str(amount)), "in_doubt" in str(note)) for hold, amount, note in rows}
 
 
 async def recovered(place: str, folder: Path) -> dict[str, Window]:
@@ -99,17 +111,19 @@ async def test_a_kill_at_any_moment_costs_nobody_a_nano_dollar_that_cannot_be_ex
                     running[name] = start(place, tmp_path, name, count, 97, 0, 16)
         windows = await recovered(place, tmp_path)
         left, billed = history(tmp_path)
-        doubt = sum(amount for hold, amount in left.items() if hold not in billed)
-        bill = sum(billed.values())
-        print(f"{kind}: {len(left)} calls, {done} kills, bill {bill}, in doubt {doubt}, {windows[TEAM.id]}")
+        charged = await entries(place, windows[TEAM.id].id)
+        doubted = [hold for hold, (_, doubt) in charged.items() if doubt]
+        print(f"{kind}: {len(left)} calls, {done} kills, {len(doubted)} in doubt, {windows[TEAM.id]}")
         assert done == kills
+        assert {hold for hold, cost in billed.items() if cost} <= set(charged)
+        for hold, (amount, doubt) in charged.items():
+            # Killed between the journal's two lines of it: all that it held.  Else what the provider billed, exactly.
+            assert amount == (97 if doubt else billed[hold]), hold
         for budget in (TEAM, ORG):
             window = windows[budget.id]
             assert window.reserved == 0
             assert window.overrun == 0
-            assert window.spent <= window.limit
-            # What was billed is charged.  Beyond it: calls whose end nobody saw, or nobody journalled.
-            assert bill <= window.spent <= bill + doubt + 97 * kills
+            assert window.spent == sum(amount for amount, _ in charged.values()) <= window.limit
 
 
 async def test_three_gateways_send_exactly_as_many_calls_as_the_budget_pays(
