@@ -45,7 +45,7 @@ from gateway.ledger import (
     expire_each,
 )
 from gateway.ledger.accounts import SECOND, WINDOWS, Accounts, read_window
-from gateway.ledger.batches import post_all
+from gateway.ledger.batches import post_all, ready
 
 T = TypeVar("T")
 
@@ -139,12 +139,8 @@ class SqliteLedger:
     async def post(self, postings: Sequence[Posting]) -> list[str]:
         for posting in postings:
             check_posting(posting)
-
-        def step() -> list[str]:
-            now = self._time()
-            return post_all(self._accounts, postings, now)
-
-        return await self._commit(step)
+        batch = ready(postings)
+        return await self._commit(lambda: post_all(self._accounts, batch, self._time()))
 
     async def release(self, reservation: str, amount: int | None = None) -> str:
         if amount is not None:
