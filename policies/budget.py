@@ -78,6 +78,8 @@ class _Scope(NamedTuple):
 class Budget(Policy[_Held]):
     """Acts only where config.yaml declares budgets."""
 
+    may_fail_open = False
+
     class Settings(settings.Settings):
         key_share: Annotated[float, Field(gt=0, le=1)] = (
             0.25  # of a shared hard budget that one key's open calls may hold
