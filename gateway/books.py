@@ -343,7 +343,7 @@ class Books:
 
 
 def _own(hold: Hold, account: Account) -> int:
-    """nano-USD of its cost that are paid from the lease.  A soft budget pays all: what it holds is a guess, no bound."""
+    """nano-USD of its cost that the lease pays.  A soft budget pays all: what it holds is a guess, no bound."""
     cost = hold.cost or 0
     return min(cost, hold.amount) if account.budget.hard else cost
 

@@ -185,7 +185,7 @@ def _number(raw: Raw) -> int | None:
 
 
 def _sent(x: Exchange) -> bool:
-    return any([attempt.sent for attempt in x.attempts])
+    return any(attempt.sent for attempt in x.attempts)
 
 
 def _used(x: Exchange, reserved: int) -> int:
