@@ -19,7 +19,9 @@ import fcntl
 import logging
 import mmap
 import os
+import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -28,6 +30,8 @@ import msgspec
 from gateway.ledger import Note, Posting
 
 SIZE: Final = 4 * 1024 * 1024  # bytes; when they are full, what is not over yet goes on in a new file
+
+HALF_MADE_NS: Final = 60 * 10**9  # after which a file that never got its name belongs to a process that was killed
 
 log = logging.getLogger("gateway")
 
@@ -156,6 +160,10 @@ class Journal:
 
 def left_behind(prefix: Path) -> Iterator[Left]:
     """The journals beside this one whose processes have ended."""
+    for half in prefix.parent.glob(f"{prefix.name}.*.new"):
+        with suppress(FileNotFoundError):
+            if time.time_ns() - half.stat().st_mtime_ns > HALF_MADE_NS:
+                half.unlink()
     for path in sorted(prefix.parent.glob(f"{prefix.name}.*.journal")):
         try:
             file = os.open(path, os.O_RDWR | os.O_CLOEXEC)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gateway import journal
-from gateway.journal import Journal, Part
+from gateway.journal import Journal, Part, left_behind
 from gateway.ledger import Posting
 
 NOTE = {"team": "checkout"}
@@ -142,3 +142,12 @@ def test_only_one_of_two_takes_over_a_dead_one(tmp_path: Path) -> None:
     assert list(journal.left_behind(tmp_path / "ledger")) == []
     first[0].forget()
     assert list(journal.left_behind(tmp_path / "ledger")) == []
+
+
+def test_a_file_that_a_killed_process_was_making_goes_after_a_while(tmp_path: Path) -> None:
+    old, young = (tmp_path / f"t.ledger.{name}.new" for name in ("old", "young"))
+    for half in (old, young):
+        half.write_bytes(b"half")
+    os.utime(old, (1_000_000_000, 1_000_000_000))
+    assert list(left_behind(tmp_path / "t.ledger")) == []
+    assert (old.exists(), young.exists()) == (False, True)
