@@ -231,7 +231,7 @@ class Gateway:
         if self.books is not None:
             operations += LedgerEndpoints(self.books).operations()
         flush = None if self.records is None else self.records.flush
-        operations += UsageEndpoints(self.config.models, self.store, flush).operations()
+        operations += UsageEndpoints(self.config, self.store, flush).operations()
         door = Door(self._admin_key, self.roster.token if self.roster is not None else None)
         routes += door.routes(documented(operations))
         return Router(routes, redirect_slashes=False, default=_nothing_here)

@@ -9,7 +9,7 @@ from typing import Final
 from msgspec import Struct
 
 from gateway.errors import CODES
-from gateway.plane import Asked, Operation, Parameter, bad, missing, read_limit, read_list, read_moment
+from gateway.plane import Asked, Operation, Parameter, missing, read_limit, read_list, read_moment
 from gateway.store import Query, RecordStore, write_time
 
 PATH: Final = "/admin/v1/refusals"

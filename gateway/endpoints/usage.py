@@ -1,15 +1,15 @@
-"""/admin/v1/usage and /admin/v1/targets: what a provider's own figures are compared with: tokens by day, and its names."""
+"""/admin/v1/usage and /admin/v1/targets: what a provider's own figures are compared with."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from msgspec import Struct
 
 from gateway.plane import Asked, Operation, Parameter, read_moment
-from gateway.settings import Model
+from gateway.settings import Config
 from gateway.store import RecordStore, Used
 
 USAGE: Final = "/admin/v1/usage"
@@ -37,23 +37,24 @@ class Target(Struct, frozen=True):
     provider_model: str
 
 
-class TargetPage(Struct, frozen=True):
+class Targets(Struct, frozen=True):
+    """providers: all that are configured, also those that only unnamed models go to."""
+
     data: list[Target]
+    providers: list[str]
 
 
 class UsageEndpoints:
     """store: None where no records are kept: then there are no tokens to tell of."""
 
-    def __init__(
-        self, models: Mapping[str, Model], store: RecordStore | None, flush: Callable[[], Awaitable[None]] | None
-    ) -> None:
-        self._models = models
+    def __init__(self, config: Config, store: RecordStore | None, flush: Callable[[], Awaitable[None]] | None) -> None:
+        self._config = config
         self._store = store
         self._flush = flush
 
     def operations(self) -> list[Operation]:
         targets = Operation(
-            "GET", TARGETS, "listTargets", "What providers call each model", self._targets, TargetPage, everywhere=True
+            "GET", TARGETS, "listTargets", "What providers call each model", self._targets, Targets, everywhere=True
         )
         if self._store is None:
             return [targets]
@@ -63,10 +64,10 @@ class UsageEndpoints:
             Operation("GET", USAGE, "getUsage", told, self._usage, UsagePage, query=_SPAN, everywhere=True),
         ]
 
-    async def _targets(self, asked: Asked) -> TargetPage:
-        return TargetPage(
-            [Target(name, to.provider, to.model) for name, model in self._models.items() for to in model.targets]
-        )
+    async def _targets(self, asked: Asked) -> Targets:
+        models = self._config.models.items()
+        found = [Target(name, to.provider, to.model) for name, model in models for to in model.targets]
+        return Targets(found, list(self._config.providers))
 
     async def _usage(self, asked: Asked) -> UsagePage:
         now = time.time_ns()

@@ -1,4 +1,4 @@
-"""Who hit a limit, over real sockets: counted exactly by whom and by what, scoped to who asks, and clear where wrong."""
+"""Who hit a limit, over real sockets: counted exactly by whom and by what, scoped to who asks."""
 
 from __future__ import annotations
 

@@ -26,7 +26,9 @@ async def test_tokens_are_told_by_the_day_and_the_providers_name_of_the_model() 
 async def test_what_providers_call_each_model_is_told() -> None:
     more = {"n": {"targets": [{"provider": "up", "model": "a"}, {"provider": "up", "model": "b"}]}}
     async with scripted(plain) as up, running(config(up.url, models=more)) as gateway:
-        assert (await gateway.admin("GET", "/targets")).json()["data"] == [
+        told = (await gateway.admin("GET", "/targets")).json()
+        assert told["providers"] == ["up"]
+        assert told["data"] == [
             {"model": "m", "provider": "up", "provider_model": "up"},
             {"model": "n", "provider": "up", "provider_model": "a"},
             {"model": "n", "provider": "up", "provider_model": "b"},
