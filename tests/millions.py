@@ -14,7 +14,6 @@ import msgspec
 
 from gateway.ledger import DIMENSIONS
 from gateway.store import Fault, rows, write_time
-from gateway.store.postgres import TEXTS
 from tests.recorded import record
 
 COUNT: Final = 1_000_000
@@ -209,4 +208,3 @@ async def fill_postgres_records(url: str) -> None:
         )
     await connection.execute("ANALYZE", timeout=300)
     await connection.close()
-    assert TEXTS

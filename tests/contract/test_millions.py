@@ -26,6 +26,7 @@ pytestmark = [pytest.mark.long, pytest.mark.serial]
 
 T = TypeVar("T")
 WHOLE_SECONDS = 5.0  # that a question over all may take, even where much else runs
+READ_SECONDS = 1.0  # … one that no index narrows: it reads all, and adds up a part
 NARROW_SECONDS = 0.3  # … and one over a day, or a team's day
 
 
@@ -93,7 +94,7 @@ async def test_spend_questions_on_a_million_entries(ledger: Ledger) -> None:
         assert sum(line.amount for line in lines) == expected
     for word, value in (("team", "team-7"), ("user", "u-77"), ("key", "key-7-1"), ("feature", "f-3"), ("model", "m-3")):
         lines = await timed(
-            f"one {word}, by day", WHOLE_SECONDS if word == "?" else NARROW_SECONDS,
+            f"one {word}, by day", READ_SECONDS,
             lambda word=word, value=value: ledger.spend(["day"], filters={word: value}),
         )  # fmt: skip
         assert {line.values: line.amount for line in lines} == sums(["day"], **{word: value})
@@ -103,7 +104,7 @@ async def test_spend_questions_on_a_million_entries(ledger: Ledger) -> None:
     )  # fmt: skip
     found = await timed("holders of a window", NARROW_SECONDS, lambda: ledger.holders(1))
     assert len(found) == HELD
-    assert await ledger.audit() == []
+    assert await timed("audit", WHOLE_SECONDS, ledger.audit) == []
 
 
 @pytest.mark.timeout(1200)
@@ -123,7 +124,7 @@ async def test_who_hit_a_limit_on_a_million_records(records: RecordStore) -> Non
         expected = millions.refusals(("team", "user", "code"), limits, since, **asked)
         assert {line.values: line.count for line in lines} == expected
     query = Query(codes=limits, team="team-7", limit=100_000)
-    lines = await timed("by user, one team", NARROW_SECONDS, lambda: records.refused(("user",), query))
+    lines = await timed("by user, one team", READ_SECONDS, lambda: records.refused(("user",), query))
     assert {line.values: line.count for line in lines} == millions.refusals(("user",), limits, team="team-7")
     used = await timed("tokens of a day (usage)", WHOLE_SECONDS, lambda: records.used(since, 2**62))
     assert sum(line.input for line in used) == 3 * sum(at(n) >= since for n in range(COUNT))
