@@ -226,8 +226,9 @@ class Gateway:
             operations += Admin(self.store, self.records.flush).operations()
             operations += RefusalEndpoints(self.store, self.records.flush).operations()
         if self.roster is not None:
-            for family in (Organisations, TeamsEndpoints, KeysEndpoints, Users, Budgets, Tokens, Audit):
+            for family in (Organisations, TeamsEndpoints, KeysEndpoints, Users, Tokens, Audit):
                 operations += family(self.roster).operations()
+            operations += Budgets(self.roster, None if self.books is None else self.books.ledger).operations()
         if self.books is not None:
             operations += LedgerEndpoints(self.books).operations()
         flush = None if self.records is None else self.records.flush

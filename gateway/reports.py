@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import re
 import sys
-from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from gateway.commands import asks, fail, table
+from gateway.shell import CSV, NUMBER, OF_TEAM, asks, fail, show, table
 
 if TYPE_CHECKING:  # imported when it is needed: `--help` answers at once
     from gateway.reconcile import Compared
     from gateway.remote import Remote
 
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a cell begins that a spreadsheet would run
-NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")  # … unless it is no more than that
-CSV = click.option(
-    "--csv", "as_csv", is_flag=True, help="As CSV; cells that a spreadsheet would run begin with an apostrophe."
-)
 SINCE = click.option("--since", help="RFC 3339, or so long ago: 2h, 30d.  [default: from the start]")
 UNTIL = click.option("--until", help="RFC 3339, or so long ago.")
-TEAM = click.option("--team", help="Only this team's.")
 
 
 @click.group()
@@ -40,7 +30,7 @@ def ledger() -> None:
 )
 @SINCE
 @UNTIL
-@TEAM
+@OF_TEAM
 @CSV
 def report(remote: Remote, by: str, as_csv: bool, **said: Any) -> None:
     """Print what was spent, the largest first."""
@@ -66,7 +56,7 @@ def report(remote: Remote, by: str, as_csv: bool, **said: Any) -> None:
 @click.option("--code", help="Only these error codes, with commas.  [default: those of budgets and rate limits]")
 @SINCE
 @UNTIL
-@TEAM
+@OF_TEAM
 @click.option("--key", help="Only this key's.")
 @click.option("--user", help="Only this user's.")
 @click.option("--feature", help="Only this feature's.")
@@ -189,13 +179,6 @@ def audit(remote: Remote) -> None:
     sys.exit(1)
 
 
-def show(head: Sequence[str], lines: Iterable[Sequence[str]], as_csv: bool) -> None:
-    if as_csv:
-        click.echo(written([head, *lines]), nl=False)
-    else:
-        table([word.upper() for word in head], lines)
-
-
 def _tolerance(said: str | None, unit: str) -> int:
     """Tokens, or nano-USD.  A bill is rounded, line by line, to a cent at worst; a count of tokens is not."""
     text = said or ("0.01" if unit == "usd" else "0")
@@ -214,15 +197,3 @@ def _cells(line: Compared) -> list[str]:
     unit = "usd" if line.what == "usd" else "tokens"
     figures = [_amount(figure, unit) for figure in (line.ours, line.theirs, line.difference)]
     return [line.day, line.model or "(all)", "USD" if unit == "usd" else f"{line.what} tokens", *figures]
-
-
-def written(rows: Iterable[Sequence[str]]) -> str:
-    """CSV (RFC 4180) that no spreadsheet runs: OWASP, CSV injection."""
-    out = io.StringIO()
-    csv.writer(out).writerows([[f"'{cell}" if runs(cell) else cell for cell in row] for row in rows])
-    return out.getvalue()
-
-
-def runs(cell: str) -> bool:
-    """Whether a spreadsheet would take it for a formula: a number below 0 it would not."""
-    return cell.startswith(FORMULA) and NUMBER.fullmatch(cell) is None

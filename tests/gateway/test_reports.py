@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import csv
-import io
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -15,7 +13,6 @@ import pytest
 from click.testing import CliRunner, Result
 
 from gateway.cli import main
-from gateway.reports import written
 from tests.processes import serving
 from tests.running import ADMIN, KEY, config
 from tests.scripted import Asked, answer, plain, scripted
@@ -50,17 +47,6 @@ async def test_the_ledger_from_the_shell() -> None:
             assert "is frozen" in await said("freeze", id)
             assert "is granting" in await said("freeze", id, "--thaw")
             assert "sound" in await said("audit")
-
-
-def test_no_cell_of_a_csv_is_a_formula() -> None:
-    cells = ["=1+1", "+1", "-1+1", "-A1", "@SUM(A1)", "\tx", "\rx", "plain", 'a"b,c', "multi\nline"]
-    (row,) = list(csv.reader(io.StringIO(written([cells]))))
-    assert [cell.removeprefix("'") for cell in row] == cells
-    assert not any(cell.startswith(("=", "+", "-", "@", "\t", "\r")) for cell in row)
-
-
-def test_a_number_below_zero_stays_a_number() -> None:
-    assert written([["-1", "-0.000009", "-", "--1", "-1.", "-1e9"]]) == "-1,-0.000009,'-,'--1,'-1.,'-1e9\r\n"
 
 
 # ── who hit a limit, and a provider's own figures ───────────────────────────────────────────────────────────────────
