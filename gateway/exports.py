@@ -6,7 +6,7 @@ JSON, one page, several one after the other, or in a list:
 * Anthropic Admin API, Usage and Cost: GET /v1/organizations/usage_report/messages, GET /v1/organizations/cost_report,
   whose amounts are decimal strings of cents
 CSV, with the columns that the dashboards write:
-* OpenAI, Usage dashboard, Export: the fields of the two APIs as columns; amount is amount_value, amount_currency
+* OpenAI, Usage dashboard, Export (no page describes its columns): the fields of the two APIs as columns; amount is amount_value, amount_currency
 * Claude Console, Usage and Cost: usage_date_utc, model_version, usage_input_tokens_…; or model, cost_usd
 """
 
@@ -73,6 +73,8 @@ def read(text: str) -> Export:
     if not rows:
         raise BadExport(f"there is no day in it; {EXPECTED}")
     units = {"usd" if "usd" in figures else "tokens" for *_, figures in rows if figures}
+    if not units:
+        raise BadExport(f"there is no figure in it, so it cannot be told what it would be compared with; {EXPECTED}")
     if len(units) > 1:
         raise BadExport("it holds tokens and USD: compare one after the other")
     found = Export("usd" if units == {"usd"} else "tokens", min(r[0] for r in rows), max(r[1] for r in rows))

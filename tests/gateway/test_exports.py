@@ -170,6 +170,8 @@ COSTS = "start_time,end_time,amount_value,amount_currency\n"
         ('{"error": {"message": "Incorrect API key"}}', "a list `data`"),
         ('{"data": {}}', "a list `data`"),
         ('{"data": []}', "there is no day"),
+        (page(bucket(0), bucket(1)), "no figure"),
+        (COSTS + "1,2,,\n", "no figure"),
         ('{"data": [1]}', "a list `results`"),
         ('{"data": [{"results": []}]}', "start_time"),
         ('{"data": [{"start_time": 5, "end_time": 4, "results": []}]}', "start_time"),
