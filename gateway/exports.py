@@ -5,8 +5,8 @@ JSON, one page, several one after the other, or in a list:
 * OpenAI API reference, Costs: GET /v1/organization/costs, grouped by line_item ("gpt-4o-2024-08-06, input") or not
 * Anthropic Admin API, Usage and Cost: GET /v1/organizations/usage_report/messages, GET /v1/organizations/cost_report,
   whose amounts are decimal strings of cents
-CSV, with the columns that the dashboards write:
-* OpenAI, Usage dashboard, Export (no page describes its columns): the fields of the two APIs as columns; amount is amount_value, amount_currency
+CSV, with the columns that the dashboards write (neither provider documents them):
+* OpenAI, Usage dashboard, Export: the fields of the two APIs as columns; an amount is amount_value and amount_currency
 * Claude Console, Usage and Cost: usage_date_utc, model_version, usage_input_tokens_…; or model, cost_usd
 """
 
