@@ -86,7 +86,7 @@ class Lives:
         """The last one, which may end in peace."""
         with serving(self.said, folder=self.books.folder) as process:
             assert process.stop() == 0
-        await self.books.look(self.client)
+        await self.books.look_at_all(self.client)
         await self.books.audit()
         assert not list(self.books.folder.glob("*.journal"))
 
