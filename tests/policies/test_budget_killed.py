@@ -157,7 +157,9 @@ async def test_after_a_thousand_kills_at_named_and_random_points_every_nano_doll
         for _ in range(kills):
             point = dice.choice([*POINTS, "", "", ""])
             if point:
-                await made.live(point, dice.randint(1, 4 if point.startswith(RARE) else 40))
+                rare = point.startswith(RARE)
+                seconds = 0.3 if POINTS[point].recovery else 3.0  # then it is a kill at a random moment
+                await made.live(point, dice.randint(1, 4 if rare else 40), seconds)
             else:
                 await made.live(seconds=dice.uniform(0.01, 0.6))
     assert set(made.books.died) == set(POINTS)

