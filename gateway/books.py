@@ -220,7 +220,8 @@ class Books:
         if await self._leases.refill(account, held) is not None:
             return
         lease = account.lease
-        assert lease is not None
+        if lease is None:
+            return  # its window ended, or it was lost, in that moment: there is a new one at the next try
         lease.free -= held
         lease.open += 1
         hold.parts = [*hold.parts[:number], Part(account, lease), *hold.parts[number + 1 :]]
