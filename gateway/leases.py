@@ -250,7 +250,7 @@ class Leases:
                 await self._give_back(lease)
 
     async def _release(self, lease: Lease) -> None:
-        """What no hold holds.  Where the answer is lost it may still be reserved: then another lease takes its place."""
+        """What no hold holds.  Where the answer is lost it may be reserved still: another lease takes its place."""
         rest, lease.free = lease.free, 0
         try:
             await self._ledger.release(lease.id, rest)

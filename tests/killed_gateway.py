@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 from gateway.answer import Answer
 from gateway.books import Books
 from gateway.connection import Connection
-from gateway.journal import Entry, Journal, Left
+from gateway.journal import Journal, Left
 from gateway.leases import Leases
 from gateway.ledger import Granted
 from gateway.ledger.postgres import PostgresLedger
@@ -129,8 +129,8 @@ def main(history: str, point: str, count: int, words: list[str]) -> None:
     """point: empty: it lives until somebody else kills it."""
     death = Death(os.open(history, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), point, count)
 
-    def held(_: Journal, entry: Entry) -> None:
-        death.note("h", entry.id, entry.amount)
+    def held(_: Journal, hold: str, amount: int, *__: object) -> None:
+        death.note("h", hold, amount)
 
     def settled(_: object, __: Journal, hold: str, amount: int | None, *___: object) -> None:
         death.note("s", hold, amount)

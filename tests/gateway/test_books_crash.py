@@ -70,3 +70,22 @@ async def test_a_soft_budget_whose_window_ends_while_it_is_leased_late_is_charge
         await books._post()
         assert len(tries) == 2
     assert (await windows(tmp_path))[SOFT.id].spent == USD
+
+
+async def test_a_lease_of_a_day_that_is_over_pays_for_nothing_more(tmp_path: Path) -> None:
+    clock = [0]
+    ledger = SqliteLedger(tmp_path / "ledger.db", now=lambda: time.time_ns() + clock[0])
+    books = Books(ledger, tmp_path / "ledger", wait=0.0)
+    books.report(await held(books, "req_1.1", USD // 100, KEY), 0)
+    account = books.accounts[KEY.id]
+    yesterday = account.window
+    assert account.lease is not None
+    assert account.lease.free
+    clock[0] = 86_400 * USD  # ns
+    account.ends = 0.0
+    await held(books, "req_2.1", USD // 100, KEY)
+    assert account.window != yesterday
+    await books.aclose()
+    watching = SqliteLedger(tmp_path / "ledger.db", watch=True)
+    assert [window.spent for window in await watching.windows(current=False)] == [0, USD // 100]
+    await watching.aclose()
