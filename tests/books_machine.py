@@ -286,7 +286,8 @@ class Machine(RuleBasedStateMachine):
             self.books.report(call.hold, call.amount)
         ledger = self.ledger.ledger
         self.do(self.books._renew())
-        self.do(self.books._post())
+        for _ in range(3):  # what found no lease at the first try
+            self.do(self.books._post())
         self.do(self.books._leases.give_all_back())
         later = -self.model.later()
         for window in self.do(ledger.windows(current=False)):

@@ -51,7 +51,8 @@ def test_a_planted_defect_is_found(name: str, tmp_path: Path) -> None:
     assert done.returncode == FOUND, f"{name}: not found\n{done.stdout[-2000:]}{done.stderr[-1000:]}"
 
 
-def test_each_test_that_looks_for_a_defect_is_named_with_its_file() -> None:
+def test_each_defect_has_its_place_and_its_test() -> None:
     for name, defect in PLANTED.items():
+        assert (ROOT / defect.file).read_text(encoding="utf-8").count(defect.old) == 1, name
         file, _, function = defect.test.partition("::")
         assert f"def {function}(" in (ROOT / "tests" / file).read_text(encoding="utf-8"), name
