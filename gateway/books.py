@@ -69,7 +69,7 @@ _Report = tuple[Hold, int]  # one part of a hold that is over; it waits to be po
 class Books:
     """One for the process.  `open` before the first hold, `aclose` after the last."""
 
-    def __init__(self, ledger: Ledger, prefix: Path, *, wait: float = 2.0) -> None:
+    def __init__(self, ledger: Ledger, prefix: Path, *, wait: float = 5.0) -> None:
         """prefix: path of the journals, up to their owner's name.  wait: seconds a call waits for what others hold."""
         self.owner = uuid4().hex
         self.holds: dict[str, Hold] = {}
