@@ -19,6 +19,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway import providers
 from gateway.adapter import Adapter
+from gateway.answers import Answers, Store
+from gateway.answers.memory import MemoryStore
 from gateway.books import Books
 from gateway.config import find_policy, masked, policy_settings
 from gateway.counters import Counters
@@ -103,6 +105,7 @@ class Gateway:
         self.metrics.registry.register(Money(self.books))
         self.meter = Meter(self.prices)
         self.inner = Inner(openai, _FORMS)
+        self.answers = Answers(_answers)
         built = _policies(config, self._offers()) if policies is None else policies
         self.pipeline = self.inner.pipeline = Pipeline(built, self.targets, self.meter, observers)
         self.urls = self._urls()
@@ -140,6 +143,7 @@ class Gateway:
         if self.books is not None:
             await self.books.aclose()
         await self.counters.aclose()
+        await self.answers.aclose()
         for observer in self.pipeline.observers:
             await observer.aclose()
         for provider in self.providers.values():
@@ -170,6 +174,8 @@ class Gateway:
             "books": self.books,
             "meter": self.meter,
             "inner": self.inner,
+            "answers": self.answers,
+            "targets": self.targets,
         }
 
     def _metrics(self) -> Metrics:
@@ -300,6 +306,14 @@ def _counters(config: Config) -> Counters:
     from gateway.counters.valkey import ValkeyCounters  # an extra: imported where it is named
 
     return ValkeyCounters(config.counters, MemoryCounters(), config.server.replicas)
+
+
+def _answers(place: str, limit: int) -> Store:
+    if place == "memory://":
+        return MemoryStore(limit)
+    from gateway.answers.valkey import ValkeyStore  # an extra: imported where it is named
+
+    return ValkeyStore(place)
 
 
 def _books(config: Config, changeable: bool) -> Books | None:
