@@ -164,6 +164,7 @@ class Exchange(Struct, eq=False):
     first_byte: int = 0  # the answer's first byte left for the caller
     ended: int = 0
     sent_bytes: int = 0
+    sending: int = 0  # since when the caller has not taken what was sent last; 0: it has
     kept: bool = False  # an observer reads what was asked later on, in its thread
     draining: bool = False  # the caller hung up; the answer is read to its end, for its usage or for others
     awaited: bool = False  # others wait for this answer: it is read to its end although its caller hangs up

@@ -2,12 +2,14 @@
 
 The exchange whose call it is leads; the others follow.  A follower that is slow holds up nobody: it reads from what is
 kept.  What is kept is bounded: an answer that grows beyond takes no new followers, lets go of what all have read, and
-cuts those that are a whole bound behind.
+cuts those that are a whole bound behind.  A leader whose caller does not take what it is sent for PATIENCE seconds,
+while others wait, is cut off, and its answer read on.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator
 from typing import Final
 
@@ -17,6 +19,7 @@ from gateway.exchange import Exchange
 
 LONGEST: Final = 4 * 1024 * 1024  # bytes of one answer that are kept while it is under way
 TOGETHER: Final = 64 * 1024 * 1024  # of all of them: beyond, answers that nobody else waits for are not kept
+PATIENCE: Final = 5.0
 _EACH: Final = 64  # bytes that a chunk takes beside its own
 
 
@@ -32,8 +35,8 @@ class Flight:
     """Of one question.  It has landed when it is whole or has failed."""
 
     __slots__ = (
-        "_base", "_chunks", "_followers", "_longest", "_room", "_size", "_waiters", "body", "complete", "cost", "error",
-        "kept", "landed", "leader",
+        "_base", "_chunks", "_followers", "_longest", "_room", "_size", "_waiters", "_watch", "body", "complete",
+        "cost", "error", "kept", "landed", "leader",
     )  # fmt: skip
 
     def __init__(self, leader: Exchange, room: Room, longest: int = LONGEST) -> None:
@@ -51,6 +54,7 @@ class Flight:
         self._size = 0
         self._followers: dict[Follower, None] = {}
         self._waiters: list[asyncio.Future[None]] = []
+        self._watch: asyncio.TimerHandle | None = None
 
     @property
     def begun(self) -> bool:
@@ -77,6 +81,7 @@ class Flight:
         if not self.landed:
             self.landed, self.error = True, error
             self._wake()
+            self._rest()
         if not self._followers:
             self.leave_room()
 
@@ -94,6 +99,8 @@ class Flight:
         follower = Follower(self)
         self._followers[follower] = None
         self.leader.awaited = True
+        if self._watch is None and not self.landed:
+            self._look()
         return follower
 
     def leave(self, follower: Follower) -> None:
@@ -101,10 +108,25 @@ class Flight:
         if self._followers.pop(follower, self) is self or self._followers:
             return
         self.leader.awaited = False
+        self._rest()
         if self.landed:
             self.leave_room()
         elif self.leader.presence is not None:
             self.leader.presence.reconsider()  # its caller may have gone long ago
+
+    def _look(self) -> None:
+        """Is the leader's caller in everybody's way?"""
+        leader = self.leader
+        stuck = time.perf_counter_ns() - leader.sending if leader.sending else 0
+        if stuck > PATIENCE * 1e9 and leader.presence is not None:
+            leader.presence.cut()
+            return
+        self._watch = asyncio.get_running_loop().call_later(PATIENCE / 4, self._look)
+
+    def _rest(self) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
 
     def chunk(self, at: int) -> Chunk | None:
         return self._chunks[at - self._base] if at - self._base < len(self._chunks) else None

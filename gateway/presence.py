@@ -64,6 +64,10 @@ class Presence:
         self._hangup.listen(self._gone)
         return self
 
+    def cut(self) -> None:
+        """Hangs up on the caller."""
+        self._hangup.abort()
+
     def reconsider(self) -> None:
         """Asks `grace` anew, for a caller that is gone: what it went on for may have changed."""
         if self._hangup.gone and not self._fired:
