@@ -11,7 +11,7 @@ from urllib.parse import quote
 import httpx2
 import msgspec
 
-from gateway.store import AttemptRecord, Record
+from gateway.store import AttemptRecord, Record, usd
 
 LABEL: Final = 10  # columns for the word at the start of a line
 LEAST_WIDTH: Final = 60
@@ -132,7 +132,7 @@ class _Page:
         self.lines.append(f"{self._paint(_clean(r.id), _BOLD)}  {_clean(r.method)} {_clean(r.path)}  {outcome}")
         facts = [r.at, f"trace {_clean(r.trace_id)}"]
         if r.cache:
-            facts.append(f"cache {_clean(r.cache)}")
+            facts.append(f"cache {_clean(r.cache)}" + (f", saved ${usd(r.saved_nano)}" if r.saved_nano else ""))
         self.lines.append("  ".join(facts))
         self.lines.append("")
 
