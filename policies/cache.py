@@ -20,6 +20,7 @@ from itertools import islice
 from typing import Annotated, Final, Literal
 
 from pydantic import BeforeValidator, Field, SecretStr, StringConstraints, model_validator
+from pydantic_core import PydanticCustomError
 
 from gateway import settings
 from gateway.answers import Answers, Generations, Kept, Question, Tenants
@@ -48,6 +49,10 @@ def _span(value: object) -> object:
     if isinstance(value, str) and value[-1:] in _UNITS and value[:-1].isdecimal():
         return int(value[:-1]) * _UNITS[value[-1]]
     return value
+
+
+def _wrong(wrong: str, mend: str) -> PydanticCustomError:
+    return PydanticCustomError("told", "{wrong}; {mend}", {"wrong": wrong, "mend": mend})
 
 
 Span = Annotated[float, BeforeValidator(_span), Field(gt=0, le=31_536_000)]
@@ -90,12 +95,12 @@ class Cache(Policy[_Seat]):
         @model_validator(mode="after")
         def _fits(self) -> Cache.Settings:
             if self.store != "memory://" and self.secret is None:
-                raise ValueError("a shared store needs `secret`: 32 random characters or more, the same everywhere")
+                raise _wrong("a shared store needs `secret`", "set 32 random characters or more, the same everywhere")
             if self.groups and self.share != "team":
-                raise ValueError("`groups` share between teams, and `share` is narrower than one: take one of the two")
+                raise _wrong("`groups` share between teams, `share` within less than one", "take one of the two")
             named = [team for group in self.groups for team in group]
             if len(set(named)) != len(named):
-                raise ValueError("`groups` name a team twice")
+                raise _wrong("`groups` name a team twice", "name it in one of them")
             return self
 
     def __init__(
