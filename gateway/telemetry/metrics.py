@@ -139,7 +139,7 @@ class Metrics:
         if x.error is not None:
             status, code = (x.error.status if status < 400 else status), x.error.code
             self._note_error(x.error)
-        last = attempts[-1].target.provider.name if attempts else ""
+        last = attempts[-1].target.provider.name if attempts else "none"
         key = (x.caller.team, x.alias or x.model, last, x.endpoint, x.operation, status, code, x.stream)
         series = self._requests.get(key) or self._request(key)
         took = x.ended - x.started
@@ -293,7 +293,10 @@ def _unit(name: str) -> int:
 
 
 def _fold(names: tuple[str, str, str], known: tuple[Collection[str], ...]) -> list[str]:
-    return [name if name in words else "other" if name else "none" for name, words in zip(names, known, strict=True)]
+    return [
+        name if name in words or name == "none" else "other" if name else "none"
+        for name, words in zip(names, known, strict=True)
+    ]
 
 
 def _word(code: str) -> str:
