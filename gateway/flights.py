@@ -70,16 +70,19 @@ class Flight:
             self.complete = True
         if self.kept or self._followers:
             self._chunks.append(chunk)
-            self._grow(len(chunk.raw) + _EACH)
-            if self._size > self._longest or (self._room.used > self._room.limit and not self._followers):
+            size, room = len(chunk.raw) + _EACH, self._room
+            self._size += size
+            room.used += size
+            if self._size > self._longest or (room.used > room.limit and not self._followers):
                 self.kept = False
                 self._let_go()
-        self._wake()
+        if self._waiters:
+            self._wake()
 
     def land(self, error: GatewayError | None = None) -> None:
         """Whole, or failed: nothing will be added.  Who follows reads on to the end of what there is."""
-        if not self.landed:
-            self.landed, self.error = True, error
+        self.landed, self.error = True, error
+        if self._followers:
             self._wake()
             self._rest()
         if not self._followers:
@@ -87,7 +90,10 @@ class Flight:
 
     def raw(self) -> bytes | None:
         """The answer as it came; None where something of it was let go."""
-        return b"".join([chunk.raw for chunk in self._chunks]) if self.kept else None
+        if not self.kept:
+            return None
+        chunks = self._chunks
+        return chunks[0].raw if len(chunks) == 1 else b"".join([chunk.raw for chunk in chunks])
 
     def leave_room(self) -> None:
         self._room.used -= self._size
@@ -141,15 +147,10 @@ class Flight:
         await waiter
 
     def _wake(self) -> None:
-        if self._waiters:
-            waiters, self._waiters = self._waiters, []
-            for waiter in waiters:
-                if not waiter.done():
-                    waiter.set_result(None)
-
-    def _grow(self, size: int) -> None:
-        self._size += size
-        self._room.used += size
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
 
     def _let_go(self) -> None:
         """What all have read; and then the oldest, until what is left is within the bound."""
@@ -161,7 +162,8 @@ class Flight:
             gone += 1
         del self._chunks[:gone]
         self._base += gone
-        self._grow(-size)
+        self._size -= size
+        self._room.used -= size
 
 
 class Follower:

@@ -42,17 +42,17 @@ class Questions:
         self._tenants = tenants
         self._share = share
         self._groups = {team: f"group {' '.join(sorted(group))}" for group in groups for team in group}
-        self._known: dict[str, tuple[bytes, tuple[bytes, ...]]] = {}  # by model: its revision, the headers that count
+        # By endpoint and model: how what is asked begins, and the headers that count.
+        self._known: dict[tuple[str, str], tuple[bytes, tuple[bytes, ...]]] = {}
 
     def of(self, x: Exchange) -> Question:
         """For a body of a megabyte this takes milliseconds; it may be called in a thread."""
-        revision, counting = self._known.get(x.alias) or self._learn(x.alias)
-        parts = [revision, x.endpoint.encode(), canonical(x.fields, UNASKED)]
-        if counting:
-            parts += [b"%b:%b\n" % (name, x.headers[name]) for name in counting if name in x.headers]
-        tenant = self._tenants[self.tenant(x)]
-        key = hmac.digest(tenant.secret, b"\0".join(parts), "sha256")
-        return Question(tenant, key, x.caller.team, x.caller.key, x.alias)
+        head, counting = self._known.get((x.endpoint, x.alias)) or self._learn(x.endpoint, x.alias)
+        if counting and not x.headers.keys().isdisjoint(counting):
+            head += b"".join([b"%b:%b\n" % (name, x.headers[name]) for name in counting if name in x.headers])
+        caller, tenant = x.caller, self._tenants[self.tenant(x)]
+        key = hmac.digest(tenant.secret, head + b"\0" + canonical(x.fields, UNASKED), "sha256")
+        return Question(tenant, key, caller.team, caller.key, x.alias)
 
     def tenant(self, x: Exchange) -> str:
         """The name of those who share with this caller."""
@@ -61,7 +61,7 @@ class Questions:
             return self._groups.get(team) or f"team {team}"
         return f"key {team} {x.caller.key}" if self._share == "key" else f"user {team} {x.user}"
 
-    def _learn(self, alias: str) -> tuple[bytes, tuple[bytes, ...]]:
+    def _learn(self, endpoint: str, alias: str) -> tuple[bytes, tuple[bytes, ...]]:
         models = [alias, *self._config.models[alias].fallbacks]
         names = dict.fromkeys(target.provider for model in models for target in self._config.models[model].targets)
         said: list[Any] = [(model, self._config.models[model]) for model in models]
@@ -70,8 +70,8 @@ class Questions:
         digest = hmac.digest(b"revision of a model", msgspec.json.encode(_plain(said)), "sha256")
         passed = [header for name in names for header in self._targets.provider(name).provider.passed]
         counting = tuple(sorted({header for header in passed if header not in _NO_MATTER}))
-        self._known[alias] = digest, counting
-        return digest, counting
+        known = self._known[endpoint, alias] = digest + endpoint.encode() + b"\0", counting
+        return known
 
 
 def _plain(value: Any) -> Any:

@@ -19,7 +19,7 @@ from gateway.body import Fields
 Generations = tuple[int, int, int, int]  # of: all, the model, the team, the key
 
 OVERHEAD: Final = 700  # bytes of memory that an entry takes beside its answer
-STRIPPED: Final = 64 * 1024  # bytes of a field up to which blanks are taken out: beyond, only their absence differs
+STRIPPED: Final = 64 * 1024  # bytes of a body up to which blanks are taken out: beyond, only their absence differs
 _TENANTS: Final = 10_000  # whose secrets are kept: users' names are the callers' own
 _SEAL: Final = 32  # bytes
 _BLANKS: Final = re.compile(rb'("(?:[^"\\]++|\\.)*+")|[ \t\r\n]++')
@@ -124,15 +124,11 @@ def canonical(fields: Fields, without: Collection[str]) -> bytes:
 
     The order inside a field stays: that of a schema's properties shapes the answer.  Equal bytes are equal questions.
     """
-    return _encode({name: _stripped(fields[name]) for name in sorted(fields) if name not in without})
-
-
-def _stripped(raw: msgspec.Raw) -> msgspec.Raw:
-    """Taking blanks out costs more than all the rest, so it is done where they are likely: as json.dumps writes."""
-    data = bytes(raw)
-    if len(data) > STRIPPED or not (b'": ' in data or b"\n" in data):
-        return raw
-    return msgspec.Raw(_BLANKS.sub(rb"\1", data))
+    data = _encode({name: fields[name] for name in sorted(fields) if name not in without})
+    # Taking blanks out costs more than all the rest, so it is done where they are likely: as json.dumps writes them.
+    if len(data) > STRIPPED or (b'": ' not in data and b"\n" not in data):
+        return data
+    return _BLANKS.sub(rb"\1", data)
 
 
 def seal(question: Question, kept: Kept) -> bytes:
