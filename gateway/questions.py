@@ -54,6 +54,24 @@ class Questions:
         key = hmac.digest(tenant.secret, head + b"\0" + canonical(x.fields, UNASKED), "sha256")
         return Question(tenant, key, caller.team, caller.key, x.alias)
 
+    def context(self, x: Exchange, question: Question) -> tuple[bytes, str] | None:
+        """A digest of all that is asked but the last user message, and that message; None where it is no plain text."""
+        field = "prompt" if x.endpoint == "completions" else "messages"
+        raw = x.fields.get(field)
+        if x.endpoint == "embeddings" or raw is None:
+            return None
+        said: object = msgspec.json.decode(raw)
+        rest: object = None
+        if isinstance(said, list) and said and isinstance(said[-1], dict) and said[-1].get("role") == "user":
+            *before, last = said
+            said = last.pop("content", None)
+            rest = [before, last]
+        if not isinstance(said, str) or not said.strip():
+            return None
+        head, _ = self._known[x.endpoint, x.alias]
+        same = [head, canonical(x.fields, UNASKED | {field}), msgspec.json.encode(rest)]
+        return hmac.digest(question.tenant.secret, b"context" + b"\0".join(same), "sha256"), said
+
     def tenant(self, x: Exchange) -> str:
         """The name of those who share with this caller."""
         team = x.caller.team

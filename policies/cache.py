@@ -20,7 +20,6 @@ from itertools import islice
 from typing import Annotated, Final, Literal
 
 from pydantic import BeforeValidator, Field, SecretStr, StringConstraints, model_validator
-from pydantic_core import PydanticCustomError
 
 from gateway import settings
 from gateway.answers import Answers, Generations, Kept, Question, Tenants
@@ -28,7 +27,10 @@ from gateway.body import LARGE
 from gateway.dialects import Chunk
 from gateway.exchange import Exchange
 from gateway.flights import Flight, Follower, Room
+from gateway.inner import Inner
+from gateway.nearby import Asked, Nearby, Semantic
 from gateway.policy import Policy
+from gateway.problems import wrong
 from gateway.questions import Questions
 from gateway.repeats import Claim, Repeats
 from gateway.settings import Name
@@ -52,10 +54,6 @@ def _span(value: object) -> object:
     return value
 
 
-def _wrong(wrong: str, mend: str) -> PydanticCustomError:
-    return PydanticCustomError("told", "{wrong}; {mend}", {"wrong": wrong, "mend": mend})
-
-
 Span = Annotated[float, BeforeValidator(_span), Field(gt=0, le=31_536_000)]
 Place = Annotated[str, StringConstraints(pattern=r"^(memory://|(valkey|redis)s?://\S+)$")]
 
@@ -68,6 +66,7 @@ class _Seat:
     body: bytes | None = None  # the answer it was served, whole
     question: Question | None = None
     now: Generations | None = None
+    meant: Asked | None = None  # its question, as it is compared
     flight: Flight | None = None  # that it leads
     follower: Follower | None = None
     strips: bool = False
@@ -92,20 +91,27 @@ class Cache(Policy[_Seat]):
         coalesce: bool = True
         replay_words_per_second: Annotated[float, Field(gt=0, le=10_000)] | None = None  # none: at once
         idempotency_ttl: Span = 86_400.0
+        semantic: Semantic | None = None  # none: off
 
         @model_validator(mode="after")
         def _fits(self) -> Cache.Settings:
             if self.store != "memory://" and self.secret is None:
-                raise _wrong("a shared store needs `secret`", "set 32 random characters or more, the same everywhere")
+                raise wrong("a shared store needs `secret`", "set 32 random characters or more, the same everywhere")
             if self.groups and self.share != "team":
-                raise _wrong("`groups` share between teams, `share` within less than one", "take one of the two")
+                raise wrong("`groups` share between teams, `share` within less than one", "take one of the two")
             named = [team for group in self.groups for team in group]
             if len(set(named)) != len(named):
-                raise _wrong("`groups` name a team twice", "name it in one of them")
+                raise wrong("`groups` name a team twice", "name it in one of them")
             return self
 
     def __init__(
-        self, said: Settings | None = None, *, answers: Answers, config: settings.Config, targets: Targets
+        self,
+        said: Settings | None = None,
+        *,
+        answers: Answers,
+        config: settings.Config,
+        targets: Targets,
+        inner: Inner,
     ) -> None:
         said = self._said = said or self.Settings()
         tenants = Tenants(said.secret.get_secret_value().encode() if said.secret else secrets.token_bytes(32))
@@ -117,6 +123,8 @@ class Cache(Policy[_Seat]):
         self._ttl = int(said.ttl * 1e9)
         self._longest = said.answer_kb * 1024
         self._room = Room()
+        near = said.semantic
+        self._nearby = Nearby(near, self._store, inner, self._questions, answers.near) if near is not None else None
         self._flights: dict[bytes, Flight] = {}  # that may be joined
         self._leading: dict[Exchange, _Seat] = {}
 
@@ -177,6 +185,7 @@ class Cache(Policy[_Seat]):
     async def _look_up(self, x: Exchange, youngest: int, claim: Claim | None) -> _Seat | None:
         long = len(x.body) > LARGE
         question = await asyncio.to_thread(self._questions.of, x) if long else self._questions.of(x)
+        meant, looked = None, self._nearby is None or long
         while True:
             kept, now = await self._store.get(question)
             if kept is not None and kept.at >= youngest:
@@ -184,8 +193,15 @@ class Cache(Policy[_Seat]):
                 return None if claim is None else _Seat(claim, kept.body)
             flight = self._flights.get(question.key)
             if flight is None or not flight.kept or flight.leader.started_at < youngest:
+                if self._nearby is not None and not looked:  # which may take a while: others may have come meanwhile
+                    looked, meant = True, await self._nearby.understand(x, question)
+                    near = await self._nearby.find(x, question, meant, youngest) if meant is not None else None
+                    if near is not None:
+                        self._serve(x, near.body, "semantic", near)
+                        return None if claim is None else _Seat(claim, near.body)
+                    continue
                 x.cache = "miss"
-                return self._lead(x, _Seat(claim, None, question, now), alone=flight is not None)
+                return self._lead(x, _Seat(claim, None, question, now, meant), alone=flight is not None)
             if (seat := await self._follow(x, flight, claim)) is not None:
                 return seat
 
@@ -289,8 +305,10 @@ class Cache(Policy[_Seat]):
             if seat.question is not None and seat.now is not None and body is not None and self._may_keep(x, body):
                 at = time.time_ns()
                 caller = x.caller
-                kept = Kept(body, at, at + self._ttl, flight.cost, caller.team, caller.key, seat.now)
+                kept = Kept(body, at, at + self._ttl, flight.cost, caller.team, caller.key, seat.now, id=x.id)
                 self._store.put(seat.question, kept)
+                if seat.meant is not None and self._nearby is not None:
+                    self._nearby.index.add(seat.question.tenant, seat.meant, seat.question.key)
         finally:
             flight.land(x.error)
             if seat.claim is not None:

@@ -54,6 +54,7 @@ class Kept(msgspec.Struct, frozen=True, array_like=True, gc=False):
     caller: str
     made: Generations
     asked: bytes = b""  # a digest of what was asked, where the key does not hold that
+    id: str = ""  # of the request that it answered first
 
 
 class Found(NamedTuple):
@@ -88,6 +89,7 @@ class Store(Protocol):
 
 
 ALL: Final = "all"
+NEAR: Final = ("hit", "shadow", "refused", "far", "gone", "failed")
 
 
 def mark(kind: str, *names: str) -> str:
@@ -161,6 +163,7 @@ class Answers:
         """make: a store at an address, holding so many bytes at most in this process."""
         self._make = make
         self.stores: list[Store] = []
+        self.near = dict.fromkeys(NEAR, 0)  # what came of looking for questions that are near
 
     def open(self, url: str, limit: int) -> Store:
         store = self._make(url, limit)

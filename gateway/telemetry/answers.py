@@ -28,3 +28,8 @@ class Kept(Collector):
         for name, figure in figures.items():
             kind = CounterMetricFamily if BY_NAME[name].type == "counter" else GaugeMetricFamily
             yield kind(name, BY_NAME[name].meaning, figure)
+        near = BY_NAME["tollkeeper_cache_semantic_total"]
+        family = CounterMetricFamily(near.name, near.meaning, labels=near.labels)
+        for result, count in self._answers.near.items():
+            family.add_metric((result,), count)
+        yield family

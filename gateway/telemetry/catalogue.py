@@ -71,6 +71,10 @@ METRICS = (
     Metric("tollkeeper_cache_defects_total", "counter", (),
            "Entries of a shared store that are not what their tenant put there: altered, or put in another's place. "
            "Each was a miss; anything but 0 is an alarm."),
+    Metric("tollkeeper_cache_semantic_total", "counter", ("result",),
+           "Questions that were not asked word for word before: `hit` a near one's answer was served, `shadow` it "
+           "would have been, `refused` the check found a difference, `far` none was near, `gone` its answer is kept no "
+           "more, `failed` there was no embedding."),
     Metric("tollkeeper_cache_lost_total", "counter", (),
            "Answers that could not be kept: the store was away, full, or too small."),
     Metric("tollkeeper_client_disconnects_total", "counter", (), "Requests whose caller hung up before the end."),

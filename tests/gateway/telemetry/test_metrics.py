@@ -19,7 +19,9 @@ from gateway.telemetry.catalogue import METRICS
 from gateway.telemetry.metrics import Metrics
 
 MONEY = ("tollkeeper_budget_", "tollkeeper_ledger_", "tollkeeper_open_holds")  # shown by telemetry/money.py
-KEPT = tuple(f"tollkeeper_cache_{word}" for word in ("entries", "bytes", "defects", "lost"))  # by telemetry/answers.py
+KEPT = tuple(
+    f"tollkeeper_cache_{word}" for word in ("entries", "bytes", "defects", "lost", "semantic")
+)  # by telemetry/answers.py
 OURS = [metric for metric in METRICS if not metric.name.startswith(MONEY + KEPT)]
 OPEN = "application/openmetrics-text;version=1.0.0,text/plain;q=0.5"
 
