@@ -204,6 +204,10 @@ class References:
     def order(self) -> None:
         """A policy that answers itself ends the round: what must hold for its answers too stands before it."""
         uses = [use.get("use") for use in listed(self.source.tree, "policies") if isinstance(use, dict)]
+        for index, use in enumerate(listed(self.source.tree, "policies")):
+            if uses and isinstance(use, dict) and use.get("use") == "cache":
+                model = named(use, "semantic", deep=False).get("model")
+                self.exists(("policies", index, "semantic", "model"), model, "model", self.known)
         for word in ("access", "rate_limit"):
             if "cache" in uses and word in uses[uses.index("cache") :]:
                 path: Path = ("policies", uses.index("cache"))

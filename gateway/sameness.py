@@ -25,6 +25,8 @@ _TOKEN: Final = re.compile(
     r"[+-]?\d[\d.,:/-]*\d|[+-]?\d|"
     r"[^\W\d_]+(?:['’][^\W\d_]+)*(?:[\w.:/#-]*[\w#])?|[\w]+|[<>=+*/^]+"
 )
+_HOW: Final = re.compile(r"\bhow (?:can|could|would|does|do)\b", re.IGNORECASE)  # `how can I` is `how do I`
+_POLITE: Final = re.compile(r"(?:^|(?<=[.!?,] ))(?:please )?(?:can|could|would|will) you\b", re.IGNORECASE)
 _QUOTED: Final = re.compile(r"[\"“«`]([^\"”»`]+)[\"”»`]")
 
 
@@ -113,6 +115,7 @@ def facts(text: str) -> Facts | None:
     if len(text) > LONGEST:
         return None
     text = unicodedata.normalize("NFKC", text).replace("’", "'")
+    text = _HOW.sub("how do", _POLITE.sub("", text))
     turns: list[str] = [f"quoted {quoted.strip()}" for quoted in _QUOTED.findall(text)]
     words: list[str] = []
     start = True
