@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 
+from gateway.dialects import Chunk
+from gateway.errors import Denied
+from gateway.exchange import Exchange
+from gateway.nearby import Semantic
+from gateway.policy import Policy
+from policies.cache import Cache
 from tests.running import KEY, Running, config, running
 from tests.scripted import DONE, Asked, Scripted, answer, event, events, plain, say, scripted
 
@@ -323,6 +331,53 @@ async def test_what_a_fallback_answered_is_not_kept_for_the_model_that_was_asked
             assert [word(await ask(gateway)) for _ in range(2)] == ["miss", "miss"]
 
 
+class Guard(Policy[None]):
+    """Looks at answers: refuses those that hold a word, or takes it out."""
+
+    def __init__(self, refuses: bool) -> None:
+        self.refuses = refuses
+        self.seen = 0
+
+    async def screen(self, x: Exchange, chunk: Chunk) -> Chunk:
+        self.seen += 1
+        if b"Hel" not in chunk.raw:
+            return chunk
+        if self.refuses:
+            raise Denied("no", code="blocked_by_safety")
+        return Chunk(chunk.raw.replace(b"Hel", b"***"), chunk.text, chunk.usage, chunk.last)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("before", [False, True])
+async def test_what_another_policy_blocks_is_never_kept_wherever_it_stands(before: bool, stream: bool) -> None:
+    async with cached() as (gateway, up):
+        gateway.app.pipeline._screens.insert(0 if before else 9, Guard(refuses=True))
+        for _ in range(2):
+            response = await ask(gateway, stream=stream)
+            assert "blocked_by_safety" in response.text
+            assert "Hel" not in response.text
+        await gateway.finished(2)
+        assert [x.cache for x in gateway.seen] == ["miss", "miss"]
+        assert len(up.asked) == 2
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("before", [False, True])
+async def test_what_another_policy_takes_out_of_an_answer_is_out_of_hits_too(before: bool, stream: bool) -> None:
+    async with cached() as (gateway, up):
+        guard = Guard(refuses=False)
+        gateway.app.pipeline._screens.insert(0 if before else 9, guard)
+        for _ in range(2):
+            response = await ask(gateway, stream=stream)
+            assert "***" in response.text
+            assert "Hel" not in response.text
+        seen, guard.seen = guard.seen, 0
+        await ask(gateway, stream=not stream)
+        assert guard.seen
+        assert seen
+        assert len(up.asked) == 1
+
+
 # ── beside other policies ───────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -343,6 +398,14 @@ async def test_a_hit_needs_no_budget() -> None:
             assert (await ask(gateway, max_tokens=10)).status_code == 200
             assert (await ask(gateway, "more", max_tokens=10_000)).status_code == 429
             assert word(await ask(gateway, max_tokens=10)) == "hit"
+
+
+@pytest.mark.parametrize("page", ["config.example.yaml", "docs/cache.md"])
+def test_every_setting_is_documented(page: str) -> None:
+    text = (Path(__file__).parents[2] / page).read_text(encoding="utf-8")
+    words = [*Cache.Settings.model_fields, *Semantic.model_fields]
+    unsaid = {"semantic", "questions"} if page.startswith("docs") else set()
+    assert [name for name in words if name not in unsaid and not re.search(rf"\b{name}\b", text)] == []
 
 
 async def test_metrics_tell_each_result() -> None:
