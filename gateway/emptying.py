@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gateway.commands import asks
+from gateway.shell import asks
 
 if TYPE_CHECKING:  # imported when it is needed: `--help` answers at once
     from gateway.remote import Remote

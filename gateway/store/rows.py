@@ -45,7 +45,7 @@ COLUMNS: Final = (
 
 # What the columns do not tell is one blob: values in this order, without their names.
 DETAIL: Final = ("operation", "method", "path", "route", "client", "tags", "trace_id", "cache", "sent_bytes",
-          "saved_nano")  # fmt: skip
+                 "saved_nano")  # fmt: skip
 GROUPS: Final = ("team", "key", "user", "feature", "model", "provider", "code")  # what refusals are told apart by
 PAGE: Final = 2000  # rows of which the attempts are added up in one go
 LONGEST_NS: Final = 3600 * 1_000_000_000  # an attempt begins at most so long after its request
