@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 from bench.upstream import CHUNKS, PROOF, WORD
 
 PATH: Final = "/v1/chat/completions"
+MARK: Final = b"question 0000000000"
 _END: Final = b"\r\n0\r\n\r\n"
 _DONE: Final = b"data: [DONE]\n\n"
 
@@ -26,6 +27,7 @@ class Work(NamedTuple):
     call: bytes
     stream: bool
     connections: int
+    differs: bool = False  # each call asks something that was not asked before: MARK is replaced by its number
 
 
 class Result(NamedTuple):
@@ -38,11 +40,12 @@ class Result(NamedTuple):
     latencies: array[int]  # ns
 
 
-def work(key: str, connections: int = 1, *, stream: bool = False) -> Work:
+def work(key: str, connections: int = 1, *, stream: bool = False, differs: bool = False) -> Work:
     """A chat call of some 60 words, with the headers that openai-python sends."""
     body = (
         b'{"messages":[{"role":"system","content":"Answer briefly."},{"role":"user","content":"'
-        + b"word " * 60
+        + MARK
+        + b" word" * 60
         + b'"}],'
     )
     body += b'"model":"gpt-4o-mini"' + (b',"stream":true}' if stream else b',"temperature":0.2}')
@@ -55,19 +58,20 @@ def work(key: str, connections: int = 1, *, stream: bool = False) -> Work:
         f"X-Stainless-Retry-Count: 0\r\nX-Stainless-Read-Timeout: 600\r\nAuthorization: Bearer {key}\r\n"
         f"Content-Length: {len(body)}\r\n\r\n"
     )
-    return Work(head.encode() + body, stream, connections)
+    return Work(head.encode() + body, stream, connections, differs)
 
 
 class Tally:
     """Shared by the clients of one run.  limit: answers after which the run is over."""
 
-    def __init__(self, limit: int | None) -> None:
+    def __init__(self, limit: int | None, differs: bool = False) -> None:
         self.limit = limit
         self.answers = 0
         self.chunks = 0
         self.latencies = array("q")
         self.open = 0
         self.wires: list[asyncio.Transport] = []
+        self.number = time.time_ns() // 1_000_000 % 10**10 if differs else 0  # of the next call: none came before
         self.stopped = False
         self.over = asyncio.get_running_loop().create_future()
 
@@ -113,7 +117,11 @@ class Client(asyncio.Protocol):
 
     def ask(self) -> None:
         self.asked = time.perf_counter_ns()
-        self.wire.write(self.call)
+        if not self.tally.number:
+            self.wire.write(self.call)
+            return
+        self.tally.number += 1
+        self.wire.write(self.call.replace(MARK, b"question %010d" % self.tally.number, 1))
 
     def next(self) -> None:
         self.tally.answered(time.perf_counter_ns() - self.asked)
@@ -205,7 +213,7 @@ async def run(
 
     limit: ends after so many answers, whatever the seconds.  cpu: reads the server's CPU time, ns.
     """
-    tally = Tally(limit)
+    tally = Tally(limit, job.differs)
     try:
         return await _run(tally, port, job, (warm, seconds), cpu)
     finally:

@@ -1,9 +1,10 @@
 """The bare relay that the gateway is measured against: the same server and the same transport, and nothing else.
 
-    python -m bench.relay PORT PROVIDER_URL [httpx2]
+    python -m bench.relay PORT PROVIDER_URL [httpx2 | itself]
 
 What it reads it sends on, what it hears it sends back: no keys, no parsing, no figures.  It calls the transport as the
-gateway does; `httpx2`: by the transport's httpx2 interface, as a relay of httpx2's users would.
+gateway does; `httpx2`: by its httpx2 interface, as a relay of httpx2's users would; `itself`: it calls nobody,
+and says again what the provider said to the first call.
 """
 
 from __future__ import annotations
@@ -24,11 +25,13 @@ Headers = list[tuple[bytes, bytes]]
 class Relay:
     """The ASGI application."""
 
-    def __init__(self, provider: str, *, by_httpx2: bool = False) -> None:
+    def __init__(self, provider: str, *, by_httpx2: bool = False, by_itself: bool = False) -> None:
         self._url = httpx2.URL(f"{provider}/v1/chat/completions")
         self._headers = [(b"host", self._url.netloc), (b"content-type", b"application/json")]
         self._head = b"".join(b"%b: %b\r\n" % header for header in self._headers)
         self._by_httpx2 = by_httpx2
+        self._by_itself = by_itself
+        self._known: tuple[Headers, bytes] | None = None
         self._transport: Transport | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -40,11 +43,24 @@ class Relay:
         while message["more_body"]:
             message = await receive()
             body += message["body"]
+        if self._by_itself:
+            await self._repeat(body, send)
+            return
         status, heard, pieces = await self._ask(body)
         try:
             await self._pass_on(status, heard, pieces, send)
         finally:
             await pieces.aclose()
+
+    async def _repeat(self, body: bytes, send: Send) -> None:
+        if self._known is None:
+            _, heard, pieces = await self._ask(body)
+            whole = b"".join([piece async for piece in pieces])
+            kind = next(value for name, value in heard if name.lower() == b"content-type")
+            self._known = [(b"content-type", kind), (b"content-length", b"%d" % len(whole))], whole
+        headers, whole = self._known
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": whole, "more_body": False})
 
     async def _ask(self, body: bytes) -> tuple[int, Headers, httpx2.AsyncByteStream]:
         assert self._transport is not None, "the server starts before it takes calls"
@@ -82,6 +98,7 @@ class Relay:
 
 
 if __name__ == "__main__":
-    serving = server(Relay(sys.argv[2], by_httpx2="httpx2" in sys.argv[3:]), "127.0.0.1", int(sys.argv[1]), 60.0, 1.0)
+    told = Relay(sys.argv[2], by_httpx2="httpx2" in sys.argv[3:], by_itself="itself" in sys.argv[3:])
+    serving = server(told, "127.0.0.1", int(sys.argv[1]), 60.0, 1.0)
     gc.freeze()  # as the gateway does
     uvloop.run(serving.serve())

@@ -21,6 +21,7 @@ from bench.subjects import KEY, Subject
 
 ONE: Final = load.work(KEY)
 UNARY: Final = load.work(KEY, 32)
+DIFFERS: Final = load.work(KEY, 32, differs=True)
 STREAM: Final = load.work(KEY, 200, stream=True)
 DISTURBED: Final = 0.85  # of its core that a busy server must have had, or other programs took part of it
 
@@ -73,6 +74,19 @@ class Bench:
         subject.rest()
         return result, (subject.cpu_ns() - before) / (result.chunks or result.answers) / 1000
 
+    def hits(self, gateway: Subject) -> None:
+        """Raises Failed where calls that repeat were not answered from the cache, or those that differ were."""
+        import httpx2
+
+        found = {"hit": 0.0, "miss": 0.0}
+        for line in httpx2.get(f"{gateway.url}/metrics").text.splitlines():
+            for word in found:
+                if line.startswith(f'tollkeeper_cache_total{{result="{word}"}}'):
+                    found[word] = float(line.split()[-1])
+        total = self.sent[gateway.name]
+        if min(found.values()) < total / 5:
+            raise load.Failed(f"of {total:,} calls the cache answered {found['hit']:,.0f}: not what was measured")
+
     def noted(self, share: float) -> None:
         """Tells that figures are less exact, where a server that had enough to do did not have its core."""
         if share < DISTURBED:
@@ -85,12 +99,14 @@ class Bench:
             yield relay
 
     @contextmanager
-    def gateway(self, *, catalogue: bool = False, money: bool = False) -> Iterator[tuple[Subject, float]]:
+    def gateway(
+        self, *, catalogue: bool = False, money: bool = False, cache: bool = False
+    ) -> Iterator[tuple[Subject, float]]:
         """A gateway with everything on, and its seconds from start to first answer."""
         self.gateways += 1
         name = f"gateway-{self.gateways}"
         gateway = subjects.gateway(
-            self.folder, self.server_core, self.provider.url, catalogue=catalogue, money=money, name=name
+            self.folder, self.server_core, self.provider.url, catalogue=catalogue, money=money, cache=cache, name=name
         )
         with gateway:
             took = gateway.ready(ONE)
@@ -159,6 +175,41 @@ def budgets(bench: Bench) -> list[Figure]:
     return [
         middle("throughput, budgets and limits on / off", "", ratios, must=0.85, more_is_better=True),
         middle("CPU per request for budgets and limits", "us", costs),
+    ]
+
+
+def cache(bench: Bench) -> list[Figure]:
+    """What a hit takes, beside a relay that answers by itself, and what a look-up costs those who find nothing."""
+    hits, misses, costs, spent, relays = [], [], [], [], []
+    with (
+        bench.relay("itself") as relay,
+        bench.gateway() as (without, _),
+        bench.gateway(cache=True) as (gateway, _),
+    ):
+        for subject in (relay, without, gateway):
+            bench.drive(subject, UNARY, min(1.0, bench.plan.seconds))
+        for number in range(1, bench.plan.rounds + 1):
+            bare, cost = bench.cost(relay, UNARY, bench.plan.seconds)
+            relays.append(cost)
+            hit, cost = bench.cost(gateway, UNARY, bench.plan.seconds)
+            spent.append(cost)
+            hits.append((hit.rate / hit.share) / (bare.rate / bare.share))
+            plain, spared = bench.cost(without, DIFFERS, bench.plan.seconds)
+            miss, cost = bench.cost(gateway, DIFFERS, bench.plan.seconds)
+            costs.append(cost - spared)
+            misses.append((miss.rate / miss.share) / (plain.rate / plain.share))
+            told = f"hits {hit.rate:,.0f} against {bare.rate:,.0f} req/s"
+            bench.tell(f"cache {number}/{bench.plan.rounds}: {told}; misses {miss.rate:,.0f} against {plain.rate:,.0f}")
+            bench.noted(min(one.share for one in (bare, hit, plain, miss)))
+        bench.hits(gateway)
+    return [
+        middle(
+            "throughput, exact hits / bare relay without upstream", "", hits, must=0.6, aim=0.8, more_is_better=True
+        ),
+        middle("CPU per request: bare relay without upstream", "us", relays),
+        middle("CPU per request: exact hit, with what follows it", "us", spent),
+        middle("throughput, cache look-up on / off, all misses", "", misses, must=0.9, more_is_better=True),
+        middle("CPU per request for a look-up that finds nothing, and keeping the answer", "us", costs),
     ]
 
 
@@ -279,6 +330,7 @@ MEASUREMENTS: Final[dict[str, Callable[[Bench], Sequence[Figure]]]] = {
     "start": starts,
     "throughput": throughput,
     "budgets": budgets,
+    "cache": cache,
     "latency": latency,
     "streams": streams,
     "memory": memory,

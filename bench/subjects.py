@@ -32,6 +32,7 @@ teams:
     keys: [{{name: load, key: {key}}}]
     models: [gpt-4o-mini]
 {money}
+{policies}
 telemetry:
   traces: {{otlp_endpoint: "{provider}"}}
   logs: {{format: json}}
@@ -39,6 +40,8 @@ telemetry:
 _MONEY: Final = """\
     budgets: [{limit_usd: 1000000, per: month}]
     limits: {requests_per_minute: 100000000, tokens_per_minute: 100000000000, concurrent: 10000}"""
+_CACHE: Final = """\
+policies: [{use: access}, {use: rate_limit}, {use: cache, temperature: any}, {use: budget}]"""
 _PRICE: Final = "    price: {input: 0.15, cached_input: 0.075, output: 0.60}"
 
 
@@ -152,21 +155,33 @@ def upstream(folder: Path, core: int) -> Subject:
 
 
 def relay(folder: Path, core: int, provider: str, *by: str) -> Subject:
-    """by: `httpx2` for a relay that calls the transport by its httpx2 interface."""
+    """by: `httpx2` for a relay that calls the transport by its httpx2 interface; `itself` for one that calls nobody."""
     port, name = free_port(), "-".join(("relay", *by))
     return start(name, [sys.executable, "-m", "bench.relay", str(port), provider, *by], folder / name, core, port)
 
 
 def gateway(
-    folder: Path, core: int, provider: str, *, catalogue: bool = False, money: bool = False, name: str = "gateway"
+    folder: Path,
+    core: int,
+    provider: str,
+    *,
+    catalogue: bool = False,
+    money: bool = False,
+    cache: bool = False,
+    name: str = "gateway",
 ) -> Subject:
-    """Everything on.  catalogue: prices are the catalogue's.  money: with budgets and limits."""
+    """Everything on.  catalogue: with its prices.  money: with budgets and limits.  cache: with the cache."""
     port, home = free_port(), folder / name
     home.mkdir(parents=True)
     file = home / "config.yaml"
     file.write_text(
         _CONFIG.format(
-            folder=home, provider=provider, key=KEY, price="" if catalogue else _PRICE, money=_MONEY if money else ""
+            folder=home,
+            provider=provider,
+            key=KEY,
+            price="" if catalogue else _PRICE,
+            money=_MONEY if money else "",
+            policies=_CACHE if cache else "",
         )
     )
     command = [sys.executable, "-m", "gateway", "serve", "--config", str(file), "--port", str(port)]

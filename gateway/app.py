@@ -6,10 +6,8 @@ import asyncio
 import inspect
 import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
@@ -17,18 +15,16 @@ import httpx2
 from starlette.routing import BaseRoute, Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from gateway import providers
+from gateway import opened, providers
 from gateway.adapter import Adapter
-from gateway.books import Books
-from gateway.config import find_policy, masked, policy_settings
-from gateway.counters import Counters
-from gateway.counters.memory import MemoryCounters
-from gateway.credentials import Pepper, kept_pepper
+from gateway.answers import Answers
+from gateway.config import find_policy, policy_settings
 from gateway.dialects import openai
 from gateway.endpoints import House, chat, completions, embeddings
 from gateway.endpoints.admin import Admin
 from gateway.endpoints.audit import Audit
 from gateway.endpoints.budgets import Budgets
+from gateway.endpoints.cache import Cache as CacheEndpoint
 from gateway.endpoints.health import Healthy, Ready
 from gateway.endpoints.health import Metrics as MetricsEndpoint
 from gateway.endpoints.keys import Keys as KeysEndpoints
@@ -42,8 +38,8 @@ from gateway.endpoints.tokens import Tokens
 from gateway.endpoints.usage import UsageEndpoints
 from gateway.endpoints.users import Users
 from gateway.errors import BadCall
+from gateway.inner import Form, Inner
 from gateway.keys import Keys
-from gateway.ledger.sqlite import SqliteLedger
 from gateway.meter import Meter
 from gateway.openapi import documented
 from gateway.pipeline import Pipeline
@@ -52,13 +48,10 @@ from gateway.policy import Policy
 from gateway.prices import Prices
 from gateway.redaction import redact
 from gateway.roster import Roster, Teams
-from gateway.settings import Config, Provider, budgeted
-from gateway.store import RecordStore, StoreError
-from gateway.store.directory import Directory
-from gateway.store.sqlite import SqliteRecordStore
-from gateway.store.sqlite_directory import SqliteDirectory
+from gateway.settings import Config, Provider
 from gateway.targets import Targets
 from gateway.telemetry import Observer, w3c
+from gateway.telemetry.answers import Kept
 from gateway.telemetry.logs import AccessLog
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.money import Money
@@ -67,6 +60,10 @@ from gateway.telemetry.traces import Traces
 from gateway.transport import Limits, Transport
 
 DIALECTS: Final[Mapping[str, ModuleType]] = {"openai": openai}
+_FORMS: Final = {
+    "chat": Form(chat.KIND, chat.ChatCall, chat.understand),
+    "embeddings": Form(embeddings.KIND, embeddings.EmbeddingCall, embeddings.understand),
+}
 
 log = logging.getLogger("gateway")
 
@@ -80,9 +77,9 @@ class Gateway:
         self.stopping = False
         self.providers = {name: _provider(name, said) for name, said in config.providers.items()}
         self.targets = Targets(config.models, self.providers)
-        self.records, self.store = _records(config)
+        self.records, self.store = opened.records(config)
         self.teams = Teams(config.teams)
-        self.directory, pepper = _directory(config)
+        self.directory, pepper = opened.directory(config)
         self.keys = Keys(config.teams, pepper)
         self.roster: Roster | None = None
         if self.directory is not None and pepper is not None:
@@ -93,12 +90,15 @@ class Gateway:
         observers: list[Observer] = [self.metrics]
         observers += [watcher for watcher in (self.records, self.traces, self.access_log) if watcher is not None]
         self.prices = Prices(config)
-        self.counters = _counters(config)
-        self.books = _books(config, changeable=self.roster is not None)
+        self.counters = opened.counters(config)
+        self.books = opened.books(config, changeable=self.roster is not None)
         self.metrics.registry.register(Money(self.books))
         self.meter = Meter(self.prices)
+        self.inner = Inner(openai, _FORMS)
+        self.answers = Answers(opened.answers)
+        self.metrics.registry.register(Kept(self.answers))
         built = _policies(config, self._offers()) if policies is None else policies
-        self.pipeline = Pipeline(built, self.targets, self.meter, observers)
+        self.pipeline = self.inner.pipeline = Pipeline(built, self.targets, self.meter, observers)
         self.urls = self._urls()
         self.admin = self._admin_urls()
         self._tasks: list[asyncio.Task[None]] = []
@@ -134,6 +134,7 @@ class Gateway:
         if self.books is not None:
             await self.books.aclose()
         await self.counters.aclose()
+        await self.answers.aclose()
         for observer in self.pipeline.observers:
             await observer.aclose()
         for provider in self.providers.values():
@@ -163,6 +164,9 @@ class Gateway:
             "counters": self.counters,
             "books": self.books,
             "meter": self.meter,
+            "inner": self.inner,
+            "answers": self.answers,
+            "targets": self.targets,
         }
 
     def _metrics(self) -> Metrics:
@@ -229,6 +233,7 @@ class Gateway:
             for family in (Organisations, TeamsEndpoints, KeysEndpoints, Users, Tokens, Audit):
                 operations += family(self.roster).operations()
             operations += Budgets(self.roster, None if self.books is None else self.books.ledger).operations()
+            operations += CacheEndpoint(self.answers, self.roster).operations()
         if self.books is not None:
             operations += LedgerEndpoints(self.books).operations()
         flush = None if self.records is None else self.records.flush
@@ -285,85 +290,6 @@ def _policies(config: Config, offers: Mapping[str, Any]) -> Sequence[Policy[Any]
             policy.fail_open = use.fail_open
         built.append(policy)
     return built
-
-
-def _counters(config: Config) -> Counters:
-    if config.counters == "memory://":
-        return MemoryCounters()
-    from gateway.counters.valkey import ValkeyCounters  # an extra: imported where it is named
-
-    return ValkeyCounters(config.counters, MemoryCounters(), config.server.replicas)
-
-
-def _books(config: Config, changeable: bool) -> Books | None:
-    """None: nothing is budgeted, nor can be.  changeable: budgets may be created."""
-    if not (budgeted(config) or (changeable and any(use.use == "budget" for use in config.policies))):
-        return None
-    journals = _beside(config, "ledger")
-    if config.store.startswith("sqlite:"):
-        return Books(SqliteLedger(_beside(config, "ledger.db")), journals)
-    with _postgres_extra():
-        from gateway.ledger.postgres import PostgresLedger
-    return Books(PostgresLedger(config.store), journals)
-
-
-def _records(config: Config) -> tuple[Records | None, RecordStore | None]:
-    """Raises StoreError.  Whether traffic may come does not depend on them: what was not written waits, or is lost."""
-    said = config.telemetry.records
-    if not said.enabled:
-        return None, None
-    store = _record_store(config.store)
-    return Records(store, days=said.days, queue=said.queue), store
-
-
-def _record_store(place: str) -> RecordStore:
-    if place.startswith("sqlite:"):
-        return SqliteRecordStore(place.removeprefix("sqlite:///"))
-    with _postgres_extra():
-        from gateway.store.postgres import PostgresRecordStore
-    return PostgresRecordStore(place)
-
-
-def _directory(config: Config) -> tuple[Directory | None, Pepper | None]:
-    """Where nothing can be created and nothing was, none is made.  Raises StoreError."""
-    said, shared = config.server.key_pepper, not config.store.startswith("sqlite:")
-    file, beside = _beside(config, "directory.db"), _beside(config, "pepper")
-    if said is None if shared else config.server.admin_key is None and not file.exists():
-        return None, None
-    try:
-        pepper = Pepper(said.get_secret_value().encode() if said is not None else kept_pepper(beside))
-    except (OSError, ValueError) as error:
-        raise StoreError(f"the pepper of keys cannot be had: {error}; set server.key_pepper, or mend it") from error
-    directory = _shared_directory(config.store) if shared else SqliteDirectory(file)
-    if directory.seal(pepper.mark) != pepper.mark:
-        raise StoreError(
-            f"the keys in {masked(config.store) if shared else file} were made with another pepper than "
-            f"{'server.key_pepper' if said else beside}: bring that one back, or every key that was created would be "
-            "refused"
-        )
-    return directory, pepper
-
-
-def _shared_directory(place: str) -> Directory:
-    with _postgres_extra():
-        from gateway.store.postgres_directory import PostgresDirectory
-    return PostgresDirectory(place)
-
-
-def _beside(config: Config, what: str) -> Path:
-    """Where this gateway keeps a file of its own: beside the store's, or in the working directory."""
-    path = Path(config.store.removeprefix("sqlite:///") if config.store.startswith("sqlite:") else "tollkeeper.db")
-    return path.with_name(f"{path.stem}.{what}")
-
-
-@contextmanager
-def _postgres_extra() -> Iterator[None]:
-    """What is not always installed is imported where the configuration names it."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        wrong = f"store: postgresql:// needs {error.name}, which is not installed"
-        raise StoreError(f"{wrong}: pip install 'tollkeeper[postgres]'") from error
 
 
 def _dropped(sink: Records | Traces | AccessLog) -> Callable[[], int]:

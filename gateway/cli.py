@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from gateway import __version__, commands, reports, tenants
+from gateway import __version__, commands, emptying, reports, tenants
 
 if TYPE_CHECKING:  # each command imports what it needs: `--help` answers at once
     from gateway.settings import Config, Target
@@ -26,7 +26,7 @@ def main() -> None:
 
 for group in (
     tenants.organisations, tenants.teams, tenants.users, tenants.budgets,
-    commands.keys, commands.tokens, commands.audit, reports.ledger,
+    commands.keys, commands.tokens, commands.audit, reports.ledger, emptying.cache,
 ):  # fmt: skip
     main.add_command(group)
 

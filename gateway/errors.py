@@ -25,7 +25,7 @@ CODES: Final = frozenset(
         # what a policy decided
         "model_not_allowed", "policy_failed", "budget_exhausted", "budget_contended", "budget_frozen",
         "budget_unavailable", "model_unpriced", "rate_limited",
-        "blocked_by_safety",
+        "blocked_by_safety", "idempotency_in_flight", "idempotency_mismatch",
         # what the provider did
         "upstream_refused", "upstream_rate_limited", "upstream_auth", "upstream_error", "upstream_unavailable",
         "upstream_timeout", "upstream_protocol", "upstream_broke_off", "upstream_too_large",

@@ -11,7 +11,7 @@ from urllib.parse import quote
 import httpx2
 import msgspec
 
-from gateway.store import AttemptRecord, Record
+from gateway.store import AttemptRecord, Record, usd
 
 LABEL: Final = 10  # columns for the word at the start of a line
 LEAST_WIDTH: Final = 60
@@ -52,6 +52,8 @@ NEXT: Final[Mapping[str, str]] = {
     "model_unpriced": "leave out what the message names, or set the model's price: or max_cost_usd: in config.yaml",
     "rate_limited": "ask again after Retry-After, or raise the team's limits: in config.yaml",
     "blocked_by_safety": "look at the decisions above for the assessor that refused",
+    "idempotency_in_flight": "ask again: the call that came first is under way, and you get its answer",
+    "idempotency_mismatch": "use a new Idempotency-Key for another body",
     "upstream_refused": "mend the request as the provider's words say; a retry cannot help",
     "upstream_rate_limited": "ask again later, add a target or a fallback, or raise the quota at the provider",
     "upstream_auth": "check the provider's api_key: in config.yaml",
@@ -132,7 +134,7 @@ class _Page:
         self.lines.append(f"{self._paint(_clean(r.id), _BOLD)}  {_clean(r.method)} {_clean(r.path)}  {outcome}")
         facts = [r.at, f"trace {_clean(r.trace_id)}"]
         if r.cache:
-            facts.append(f"cache {_clean(r.cache)}")
+            facts.append(f"cache {_clean(r.cache)}" + (f", saved ${usd(r.saved_nano)}" if r.saved_nano else ""))
         self.lines.append("  ".join(facts))
         self.lines.append("")
 

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from typing import NamedTuple
 
+from pydantic_core import PydanticCustomError
+
 Path = tuple[str | int, ...]
 
 
@@ -40,6 +42,11 @@ class ConfigError(Exception):
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems: list[Problem] = sorted(problems, key=lambda problem: problem[:3])
         super().__init__("\n".join(map(str, self.problems)))
+
+
+def wrong(what: str, mend: str) -> PydanticCustomError:
+    """To be raised by a policy's own check of its settings; no value of theirs may stand in it."""
+    return PydanticCustomError("told", "{wrong}; {mend}", {"wrong": what, "mend": mend})
 
 
 def spell(path: Path) -> str:

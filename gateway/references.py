@@ -47,6 +47,7 @@ class References:
         for name in self.teams:
             self.team(name)
         self.keys()
+        self.order()
         self.replicas()
         self.pepper()
         traces = named(named(self.source.tree, "telemetry", deep=False), "traces", deep=False)
@@ -199,6 +200,20 @@ class References:
             return True
         used = [str(use.get("use")) for use in policies if isinstance(use, dict)]
         return policy in used or any(":" in use for use in used)
+
+    def order(self) -> None:
+        """A policy that answers itself ends the round: what must hold for its answers too stands before it."""
+        uses = [use.get("use") for use in listed(self.source.tree, "policies") if isinstance(use, dict)]
+        for index, use in enumerate(listed(self.source.tree, "policies")):
+            if uses and isinstance(use, dict) and use.get("use") == "cache":
+                model = named(use, "semantic", deep=False).get("model")
+                self.exists(("policies", index, "semantic", "model"), model, "model", self.known)
+        for word in ("access", "rate_limit"):
+            if "cache" in uses and word in uses[uses.index("cache") :]:
+                path: Path = ("policies", uses.index("cache"))
+                self.source.report(
+                    path, f"stands before `{word}`, which would not hold for its answers", "move it down"
+                )
 
     def replicas(self) -> None:
         """Each would count for itself, and let its full limit pass."""

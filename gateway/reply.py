@@ -74,8 +74,9 @@ class Reply:
             self.quiet()
         if last and x.stream:
             raw = x.dialect.write_summary(summary(x)) + raw
-        self.sent_at = time.perf_counter_ns()
+        x.sending = self.sent_at = time.perf_counter_ns()
         await self._send({"type": "http.response.body", "body": raw, "more_body": not last})
+        x.sending = 0
         x.sent_bytes += len(raw)
 
     def _begin(self, length: int | None) -> list[tuple[bytes, bytes]]:

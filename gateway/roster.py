@@ -247,6 +247,19 @@ class Roster:
                 return decided.answer
         raise Unavailable("Others change the directory all the time; nothing was changed. Ask again.", retry_after=1)
 
+    async def note(self, actor: str, action: str, object: str) -> None:
+        """A row of the log about what is not in the directory.  Raises StoreError, Unavailable."""
+        async with self._lock:
+            for _ in range(TRIES):
+                entry = Entry(write_time(time.time_ns()), actor, action, object, None, None)
+                try:
+                    await self.directory.commit(self.snapshot.revision, entry, [], [])
+                except Stale:
+                    await self._catch_up()
+                    continue
+                return await self._catch_up()
+        raise Unavailable("Others change the directory all the time. Ask again.", retry_after=1)
+
     async def _catch_up(self) -> None:
         known = self.snapshot
         changes = await self.directory.read(known.revision)

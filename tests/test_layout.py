@@ -21,13 +21,14 @@ SOURCES = sorted(file for package in ("gateway", "policies") for file in (ROOT /
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 NAMES = {file: str(file.relative_to(ROOT)) for file in [*SOURCES, *TESTS]}
 
-WINGS = ("endpoints", "dialects", "providers", "store", "counters", "ledger", "telemetry")
-WIRES = {"gateway/app.py", "gateway/cli.py", "gateway/serve.py"}  # they put the parts together
+WINGS = ("endpoints", "dialects", "providers", "store", "counters", "ledger", "telemetry", "answers")
+WIRES = {"gateway/app.py", "gateway/opened.py", "gateway/cli.py", "gateway/serve.py"}  # they put the parts together
 
 # module: why others in its own wing, and outside it, may import it
 SHARED = {
     "gateway.dialects.sse": "framing of server-sent events, which no dialect owns",
     "gateway.dialects.openai_answers": "the other half of the dialect openai",
+    "gateway.dialects.openai_replay": "the same dialect's answers in their other form",
     "gateway.dialects.opaque": "reads a relayed answer, which is in no dialect",
     "gateway.store.directory": "the shape of what every directory keeps, and the chain of its log",
     "gateway.ledger.accounts": "the bookkeeping of the SQLite ledger, inside a transaction; opens no file",

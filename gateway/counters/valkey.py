@@ -25,26 +25,20 @@ from importlib.resources import files
 from typing import Final, NamedTuple
 
 import msgspec
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as Disconnected
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError
 from redis.exceptions import TimeoutError as Late
 
 from gateway.counters import Charge, Counters, Refusal, Taken
+from gateway.valkey import ANSWER, AWAY, PREFIX, PROBE, connect
 
 PATIENCE: Final = 0.3  # seconds a request waits for the server, with everything
-ANSWER: Final = 0.1  # seconds; a server that needs longer is left alone for a while
-PROBE: Final = 0.5  # seconds between two looks at a server that is away
 KEEP: Final = 15.0  # seconds between two renewals of leases; they end after 45 (take.lua)
 FORGET: Final = 25.0  # seconds after which a call that was not answered is not asked again: its record ends after 30
 LINGER: Final = 0.002  # seconds what is given back waits for a call that carries it
 CARRIED: Final = 200  # things given back that one call carries
-_PREFIX: Final = "{tollkeeper}:"  # one hash tag: every key is in one slot of a cluster
 _SCRIPT: Final = files("gateway.counters").joinpath("take.lua").read_text(encoding="utf-8")
 _SHA: Final = hashlib.sha1(_SCRIPT.encode(), usedforsecurity=False).hexdigest()  # how servers name scripts
-_AWAY: Final = (RedisError, OSError)  # TimeoutError is an OSError
 
 log = logging.getLogger("gateway")
 
@@ -92,17 +86,7 @@ class ValkeyCounters:
         self.degraded = False
         self._fallback = fallback
         self._replicas = max(1, replicas)
-        pool = BlockingConnectionPool.from_url(
-            url.replace("valkey", "redis", 1) if url.startswith("valkey") else url,
-            max_connections=connections,
-            timeout=patience,
-            socket_timeout=patience,
-            socket_connect_timeout=patience,
-            retry=Retry(NoBackoff(), 0),
-            protocol=3,
-            health_check_interval=30,
-        )
-        self._redis = Redis.from_pool(pool)  # closes the pool with itself
+        self._redis = connect(url, connections, patience)
         self._name = os.urandom(9).hex()
         self._number = itertools.count()
         self._given: deque[_Given] = deque()
@@ -129,7 +113,7 @@ class ValkeyCounters:
         except asyncio.CancelledError:
             self._ask_again(call)
             raise
-        except _AWAY as error:
+        except AWAY as error:
             self._ask_again(call)
             self._leave(error)
             return await self._take_share(charges)
@@ -163,7 +147,7 @@ class ValkeyCounters:
         try:
             async with asyncio.timeout(1):
                 await self._settle()
-        except _AWAY:
+        except AWAY:
             lost = len(self._given) + len(self._unsure)
             log.warning("%d corrections of limits could not be told to the counters' server", lost)
         await self._redis.aclose()
@@ -176,22 +160,22 @@ class ValkeyCounters:
     ) -> _Call:
         """keep: keys and leases.  carry: how much at most of what was given back until now."""
         number = f"{self._name}{next(self._number):x}"
-        keys = [f"{_PREFIX}call {number}"]
+        keys = [f"{PREFIX}call {number}"]
         free, give = [], []
         for _ in range(min(len(self._given), carry)):
             given = self._given.popleft()
-            keys.append(_PREFIX + given.key)
+            keys.append(PREFIX + given.key)
             if given.lease:
                 free.append((len(keys), given.lease))
             else:
                 give.append((len(keys), *given[2:]))
         kept = []
         for key, lease in keep:
-            keys.append(_PREFIX + key)
+            keys.append(PREFIX + key)
             kept.append((len(keys), lease))
         take = []
         for key, amount, limit, window in charges:
-            keys.append(_PREFIX + key)
+            keys.append(PREFIX + key)
             take.append((len(keys), amount, limit, round(window * 1000)))
         said = {"free": free, "keep": kept, "give": give, "take": take, "lease": number}
         return _Call(number, keys, msgspec.json.encode(said), charges, time.monotonic())
@@ -264,7 +248,7 @@ class ValkeyCounters:
                 if self.degraded or time.monotonic() - kept >= KEEP:
                     kept = time.monotonic()
                     await self._keep()
-            except _AWAY as error:
+            except AWAY as error:
                 self._leave(error)
                 continue
             except Exception:

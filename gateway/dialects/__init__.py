@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -25,6 +26,13 @@ class Cap(NamedTuple):
 
     field: str  # in which this provider is sure to read it
     tokens: int  # per choice
+
+
+class Looked(NamedTuple):
+    """What decides whether an answer may be kept."""
+
+    finish: list[str]  # the finish reason of each choice; empty where one is missing
+    tools: list[str]  # names of the tools it calls
 
 
 class Reader(Protocol):
@@ -63,3 +71,15 @@ class Dialect(Protocol):
     def reader(self, stream: bool, look: bool, wants_usage: bool) -> Reader: ...
 
     def read_error(self, status: int, body: bytes) -> UpstreamError: ...
+
+    def look(self, whole: bytes) -> Looked | None:
+        """Of an answer that is not streamed; None where it is not understood."""
+
+    def gather(self, stream: bytes) -> bytes | None:
+        """The whole answer that a stream amounts to, with its usage; None where it cannot be told."""
+
+    def replay(self, whole: bytes, wants_usage: bool, pieces: bool) -> Iterator[Chunk]:
+        """The stream that a whole answer would have been; the last chunk ends it.  pieces: word by word."""
+
+    def without_usage(self, last: bytes) -> bytes:
+        """A stream's last chunk, for a caller who did not ask for the usage."""

@@ -10,7 +10,13 @@ import msgspec
 from gateway import body as bodies
 from gateway.dialects import Cap
 from gateway.dialects.openai_answers import StreamReader, WholeReader
+from gateway.dialects.openai_replay import gather, look, replay, without_usage
 from gateway.errors import GatewayError, UpstreamError
+
+__all__ = [
+    "gather", "look", "name", "read_error", "reader", "replay", "without_usage", "write_call", "write_error",
+    "write_error_event", "write_ping", "write_summary",
+]  # fmt: skip
 
 name: Final = "openai"
 _encode = msgspec.json.Encoder().encode

@@ -99,6 +99,7 @@ class Record(Struct, frozen=True, gc=False):
     """One request, from its first byte to its bill.  `at`: RFC 3339, UTC, to the nanosecond.
 
     cost_nano is null where what an attempt costs is not known; error is null if the caller got a whole reply.
+    saved_nano: what an answer from the cache would have cost; null: none was served, or its cost is not known.
     """
 
     id: str
@@ -129,6 +130,7 @@ class Record(Struct, frozen=True, gc=False):
     cost_usd: str | None
     sent_bytes: int
     content: Content | None = None
+    saved_nano: int | None = None
 
 
 class Summary(Struct, frozen=True, gc=False):

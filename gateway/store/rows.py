@@ -44,7 +44,8 @@ COLUMNS: Final = (
 )
 
 # What the columns do not tell is one blob: values in this order, without their names.
-DETAIL: Final = ("operation", "method", "path", "route", "client", "tags", "trace_id", "cache", "sent_bytes")
+DETAIL: Final = ("operation", "method", "path", "route", "client", "tags", "trace_id", "cache", "sent_bytes",
+                 "saved_nano")  # fmt: skip
 GROUPS: Final = ("team", "key", "user", "feature", "model", "provider", "code")  # what refusals are told apart by
 PAGE: Final = 2000  # rows of which the attempts are added up in one go
 LONGEST_NS: Final = 3600 * 1_000_000_000  # an attempt begins at most so long after its request
@@ -82,7 +83,7 @@ def record(row: Sequence[Any]) -> Record:
     facts = {name: fact for name, fact in _told(row).items() if name in Record.__struct_fields__}
     plain, message, decisions, attempts, timings, tokens = _decode(row[17])
     facts |= {name: facts[name] or "" for name in ("session", "user", "feature")}
-    facts |= zip(DETAIL, plain, strict=True)
+    facts |= zip(DETAIL, plain, strict=False)  # rows of older versions hold fewer
     facts["error"] = None if message is None else _named(Fault, (row[8], message))
     facts["decisions"] = [_named(DecisionRecord, decision) for decision in decisions]
     facts["attempts"] = [_unpacked(attempt) for attempt in attempts]

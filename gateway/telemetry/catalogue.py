@@ -63,6 +63,20 @@ METRICS = (
            "Requests the gateway itself refused; `reason` is the error code the caller got."),
     Metric("tollkeeper_cache_total", "counter", ("result",),
            "Requests by what the cache said: hit, semantic, coalesced, miss, bypass."),
+    Metric("tollkeeper_saved_usd_total", "counter", ("team", "model"),
+           "USD that answers from the cache would have cost: what each cost when it was given first."),
+    Metric("tollkeeper_cache_entries", "gauge", (), "Answers kept in this process; in a shared store, those that wait "
+           "to be written to it."),
+    Metric("tollkeeper_cache_bytes", "gauge", (), "Bytes that they take."),
+    Metric("tollkeeper_cache_defects_total", "counter", (),
+           "Entries of a shared store that are not what their tenant put there: altered, or put in another's place. "
+           "Each was a miss; anything but 0 is an alarm."),
+    Metric("tollkeeper_cache_semantic_total", "counter", ("result",),
+           "Questions that were not asked word for word before: `hit` a near one's answer was served, `shadow` it "
+           "would have been, `refused` the check found a difference, `far` none was near, `gone` its answer is kept no "
+           "more, `failed` there was no embedding."),
+    Metric("tollkeeper_cache_lost_total", "counter", (),
+           "Answers that could not be kept: the store was away, full, or too small."),
     Metric("tollkeeper_client_disconnects_total", "counter", (), "Requests whose caller hung up before the end."),
     Metric("tollkeeper_telemetry_dropped_total", "counter", ("sink",),
            "Requests that are missing from a sink because its queue was full or it could not be written."),

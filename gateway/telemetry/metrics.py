@@ -67,6 +67,7 @@ class _Request:
         self.labels = labels  # team, model, provider, endpoint, status
         self.outcome = outcome  # operation, model, provider, error code
         self.stream = stream
+        self.saved = 0  # nano-USD
         self.duration = _Histogram("gen_ai_client_operation_duration_seconds")
         self.first = _Histogram("gen_ai_server_time_to_first_token_seconds")
         self.per_token = _Histogram("gen_ai_server_time_per_output_token_seconds")
@@ -138,7 +139,7 @@ class Metrics:
         if x.error is not None:
             status, code = (x.error.status if status < 400 else status), x.error.code
             self._note_error(x.error)
-        last = attempts[-1].target.provider.name if attempts else ""
+        last = attempts[-1].target.provider.name if attempts else "none"
         key = (x.caller.team, x.alias or x.model, last, x.endpoint, x.operation, status, code, x.stream)
         series = self._requests.get(key) or self._request(key)
         took = x.ended - x.started
@@ -149,6 +150,7 @@ class Metrics:
         self._overhead.observe(x.overhead)
         if x.cache:
             self._cached[x.cache if x.cache in self._cached else "other"] += 1
+            series.saved += x.saved or 0
         if attempts:
             self._note_attempts(x)
         if x.stream and x.first_byte and status < 400:
@@ -246,6 +248,7 @@ class _Shown(Collector):
         yield _family("tollkeeper_upstream_attempts_total", (((t.labels[2], t.outcome), t.attempts) for t in tries))
         yield _family("tollkeeper_refused_total", (((why,), n) for why, n in list(metrics._refused.items())))
         yield _family("tollkeeper_cache_total", (((result,), n) for result, n in metrics._cached.items()))
+        yield _family("tollkeeper_saved_usd_total", ((r.labels[:2], r.saved) for r in requests if r.saved), NS)
         yield _family("tollkeeper_client_disconnects_total", [((), metrics._gone)])
         yield _histogram("tollkeeper_event_loop_lag_seconds", [((), metrics._lag)])
         build = {"version": __version__, "python": platform.python_version()}
@@ -290,7 +293,10 @@ def _unit(name: str) -> int:
 
 
 def _fold(names: tuple[str, str, str], known: tuple[Collection[str], ...]) -> list[str]:
-    return [name if name in words else "other" if name else "none" for name, words in zip(names, known, strict=True)]
+    return [
+        name if name in words or name == "none" else "other" if name else "none"
+        for name, words in zip(names, known, strict=True)
+    ]
 
 
 def _word(code: str) -> str:

@@ -259,6 +259,7 @@ def build(x: Exchange) -> Record:
         usd(cost),
         x.sent_bytes,
         None if x.caller.content == "none" else _content(x),
+        x.saved,
     )
 
 

@@ -223,6 +223,8 @@ def _answered(x: Exchange) -> Span:
     model = x.model[:LONGEST]
     attributes = _person(x) | _asked(x) | {"gen_ai.operation.name": x.operation, "gen_ai.request.model": model}
     attributes |= {"gen_ai.provider.name": "tollkeeper", "tollkeeper.cache.status": x.cache or "none"}
+    if x.saved is not None:
+        attributes["tollkeeper.saved_nano_usd"] = x.saved
     name, span_id = f"{x.operation} {model}", random.getrandbits(64) or 1
     ended = x.started_at - x.started + x.ended
     return Span(name, "internal", span_id, x.trace.span_id, x.started_at, ended, False, attributes)

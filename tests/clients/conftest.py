@@ -129,14 +129,19 @@ async def gateway(simulator: Spawned) -> AsyncIterator[House]:
         yield House(run, provider)
 
 
+async def rested(house: House) -> House:
+    """Nothing under way, and nothing of other tests to look at."""
+    async with asyncio.timeout(5):
+        while house.run.app.pipeline.running:
+            await asyncio.sleep(0.005)
+    house.at = len(house.run.seen)
+    return house
+
+
 @pytest_asyncio.fixture(loop_scope="module")
 async def house(gateway: House) -> House:
     """The module's gateway, with nothing under way and nothing of other tests to look at."""
-    async with asyncio.timeout(5):
-        while gateway.run.app.pipeline.running:
-            await asyncio.sleep(0.005)
-    gateway.at = len(gateway.run.seen)
-    return gateway
+    return await rested(gateway)
 
 
 @pytest.fixture

@@ -220,3 +220,10 @@ def test_wrong_shapes_are_left_to_the_settings(wrong: str) -> None:
 )
 def test_private_hosts_are_known(host: str, inside: bool) -> None:
     assert private(host) is inside
+
+
+@pytest.mark.parametrize("first", ["access", "rate_limit"])
+def test_a_cache_before_what_must_hold_for_its_answers_is_told(first: str) -> None:
+    (problem,) = told(f"policies: [{{use: cache}}, {{use: {first}}}]")
+    assert problem == f"policies[0]: stands before `{first}`, which would not hold for its answers; move it down"
+    assert told(f"policies: [{{use: {first}}}, {{use: cache}}, {{use: budget}}]") == []

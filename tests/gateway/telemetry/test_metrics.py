@@ -19,7 +19,10 @@ from gateway.telemetry.catalogue import METRICS
 from gateway.telemetry.metrics import Metrics
 
 MONEY = ("tollkeeper_budget_", "tollkeeper_ledger_", "tollkeeper_open_holds")  # shown by telemetry/money.py
-OURS = [metric for metric in METRICS if not metric.name.startswith(MONEY)]
+KEPT = tuple(
+    f"tollkeeper_cache_{word}" for word in ("entries", "bytes", "defects", "lost", "semantic")
+)  # by telemetry/answers.py
+OURS = [metric for metric in METRICS if not metric.name.startswith(MONEY + KEPT)]
 OPEN = "application/openmetrics-text;version=1.0.0,text/plain;q=0.5"
 
 
@@ -257,7 +260,7 @@ def test_every_metric_that_is_shown_is_in_the_table_and_the_other_way_round(make
         dropped={"traces": lambda: 5},
     )
     x = make.answered(stream=True, cache="miss")
-    tell(watch, x, make.bare(error=Denied("no"), status=403))
+    tell(watch, x, make.bare(error=Denied("no"), status=403), make.bare(cache="hit", saved=5))
     body, _ = watch.render(accept)
     families = list((read_open if accept else read_plain)(body.decode()))
     shown: dict[str, tuple[str, set[str]]] = {}

@@ -1,0 +1,181 @@
+"""Answers in a Valkey or Redis that several gateways share; each entry is sealed with its tenant's secret.
+
+A server that does not answer costs a request at most 0.1 s, once: from then on every look-up is a miss, at once, until
+it answers again (asked every 0.5 s).  Entries are written beside the requests, many at once; what cannot be written is
+lost, and counted.  An entry whose seal does not fit was altered, or put there by another: a miss, counted and logged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from typing import Final, cast
+
+from gateway.answers import Found, Generations, Kept, Question, marks, seal, unseal
+from gateway.valkey import ANSWER, AWAY, PREFIX, PROBE, connect
+
+WAITING: Final = 16 * 1024 * 1024  # bytes of entries that may wait to be written
+BATCH: Final = 64
+QUIET: Final = 60.0  # seconds between two complaints
+_ENTRY: Final = f"{PREFIX}answer ".encode()
+_MARK: Final = f"{PREFIX}generation "
+
+log = logging.getLogger("gateway")
+
+
+class ValkeyStore:
+    """Belongs to one event loop; nothing runs before it is first used."""
+
+    def __init__(self, url: str, patience: float = ANSWER, connections: int = 64) -> None:
+        """patience: seconds the server has for each answer."""
+        self.away = False
+        self.defects = 0
+        self.lost = 0
+        self._patience = patience
+        self._redis = connect(url, connections, patience)
+        self._waiting: deque[tuple[bytes, bytes, int]] = deque()  # key, entry, ms that it is good for
+        self._size = 0
+        self._wake = asyncio.Event()
+        self._writer: asyncio.Task[None] | None = None
+        self._closing = False
+        self._complained = float("-inf")
+
+    @property
+    def entries(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def size(self) -> int:
+        return self._size
+
+    async def get(self, question: Question) -> Found:
+        if self.away:
+            return Found(None, None)
+        own = marks(question.team, question.caller, question.model)
+        data, *told = await self._ask(_ENTRY + question.key, *own)
+        now = _generations(told)
+        if now is None or data is None:
+            return Found(None, now)
+        kept = unseal(question, data)
+        if kept is None:
+            self.defects += 1
+            self._complain("an entry of the cache is not what was put there: it was altered, or is another's")
+            return Found(None, now)
+        valid: Generations | None = now
+        if (kept.team, kept.caller) != (question.team, question.caller):
+            _, _, *of_origin = marks(kept.team, kept.caller, question.model)
+            valid = _generations([*told[:2], *await self._ask(*of_origin)])
+        if kept.made != valid or kept.until <= time.time_ns():
+            return Found(None, now)
+        return Found(kept, now)
+
+    def put(self, question: Question, kept: Kept) -> None:
+        data = seal(question, kept)
+        ms = (kept.until - time.time_ns()) // 1_000_000
+        if self.away or self._size + len(data) > WAITING or ms <= 0:
+            self.lost += 1
+            return
+        self._waiting.append((_ENTRY + question.key, data, ms))
+        self._size += len(data)
+        self._begin()
+        self._wake.set()
+
+    async def forget(self, what: str) -> bool:
+        try:
+            async with asyncio.timeout(self._patience * 3):
+                await self._redis.incr(_MARK + what)
+        except AWAY as error:
+            self._leave(error)
+            return False
+        return True
+
+    async def aclose(self) -> None:
+        """What waits is written, where the server takes it within a second."""
+        self._closing = True
+        self._wake.set()
+        if self._writer is not None:
+            await asyncio.wait({self._writer}, timeout=1.0)
+            while not self._writer.done():
+                self._writer.cancel()  # more than once: redis-py was seen to swallow a cancellation
+                await asyncio.wait({self._writer}, timeout=ANSWER)
+        await self._redis.aclose()
+
+    async def _ask(self, *keys: str | bytes) -> list[bytes | None]:
+        """What lies there; nothing, for all of them, where the server is away.  A str is the name of a generation."""
+        task = asyncio.current_task()
+        cancels = task.cancelling() if task is not None else 0
+        names = [_MARK + key if isinstance(key, str) else key for key in keys]
+        try:
+            async with asyncio.timeout(self._patience):
+                found = cast("list[bytes | None]", await self._redis.mget(names))
+            if task is not None and task.cancelling() > cancels:
+                raise asyncio.CancelledError  # redis-py swallowed it
+        except AWAY as error:
+            self._leave(error)
+            return [None, *[b"?"] * (len(keys) - 1)]
+        return found
+
+    def _leave(self, error: BaseException) -> None:
+        if not self.away:
+            self.away = True
+            log.warning("the cache's server is away (%s): every look-up is a miss until it answers", _word(error))
+        self._begin()
+        self._wake.set()
+
+    def _begin(self) -> None:
+        if self._writer is None and not self._closing:
+            self._writer = asyncio.create_task(self._write())
+
+    async def _write(self) -> None:
+        """Beside the requests: writes what waits, and looks whether a server that is away is there again."""
+        while not self._closing or (self._waiting and not self.away):
+            try:
+                if self.away:
+                    await asyncio.sleep(PROBE)
+                    await self._redis.ping()
+                    self.away = False
+                    log.info("the cache's server is there again")
+                elif self._waiting:
+                    await self._offer()
+                else:
+                    self._wake.clear()
+                    await self._wake.wait()
+            except AWAY as error:
+                self._leave(error)
+            except Exception:
+                log.exception("writing to the cache's server broke by a defect of ours")
+                await asyncio.sleep(PROBE)
+
+    async def _offer(self) -> None:
+        batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
+        self._size -= sum(len(data) for _, data, _ in batch)
+        self.lost += len(batch)  # until they are written
+        pipe = self._redis.pipeline(transaction=False)
+        for key, data, ms in batch:
+            pipe.set(key, data, px=ms)
+        answers = cast("list[object]", await pipe.execute(raise_on_error=False))
+        refused = [answer for answer in answers if isinstance(answer, Exception)]
+        self.lost -= len(batch) - len(refused)
+        if refused:
+            self._complain(f"the cache's server takes no entries ({_word(refused[0])})")
+
+    def _complain(self, what: str) -> None:
+        if time.monotonic() - self._complained >= QUIET:
+            self._complained = time.monotonic()
+            log.warning("%s; more of it is only counted for a while", what)
+
+
+def _generations(told: list[bytes | None]) -> Generations | None:
+    """None where they are not known."""
+    try:
+        every, model, team, key = (int(one or 0) for one in told)
+    except ValueError:
+        return None
+    return every, model, team, key
+
+
+def _word(error: BaseException) -> str:
+    """What kind of error: a server's own words could hold what was sent."""
+    return f"{type(error).__name__}: {str(error)[:3]}" if str(error).startswith("OOM") else type(error).__name__

@@ -1,0 +1,180 @@
+"""Whether two questions may have the same answer, as far as words show: the check that nearness in meaning needs.
+
+Embeddings put "turn it on" beside "turn it off", and "delete it" beside "do not delete it".  So what a question turns
+on must be equal: numbers, names, negations, words that have an opposite, what is asked for, who does what to whom.
+
+    facts   those, in their order; other words may differ
+    words   and besides every word that carries meaning, in its order, but for its ending and a few synonyms
+
+Words are English's; of other languages the negations are known, and every word carries meaning.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from typing import Final, Literal, NamedTuple
+
+Depth = Literal["words", "facts"]
+
+LONGEST: Final = 4000  # characters: beyond, no two questions are held to be the same
+
+# Names of files, addresses and code keep their signs; numbers keep their points; words keep their apostrophes.
+_TOKEN: Final = re.compile(
+    r"https?://\S+|[\w.+-]+@[\w-]+\.[\w.]+|[$€£¥]|%|"
+    r"[+-]?\d[\d.,:/-]*\d|[+-]?\d|"
+    r"[^\W\d_]+(?:['’][^\W\d_]+)*(?:[\w.:/#-]*[\w#])?|[\w]+|[<>=+*/^]+"
+)
+_HOW: Final = re.compile(r"\bhow (?:can|could|would|does|do)\b", re.IGNORECASE)  # `how can I` is `how do I`
+_POLITE: Final = re.compile(r"(?:^|(?<=[.!?,] ))(?:please )?(?:can|could|would|will) you\b", re.IGNORECASE)
+_QUOTED: Final = re.compile(r"[\"“«`]([^\"”»`]+)[\"”»`]")
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_NEGATIONS: Final = _words(
+    "not no never none nobody nothing nowhere neither nor without except unless cannot against hardly barely only "
+    "excluding exclude avoid stop prevent lack lacking fail unable impossible false wrong instead rather but "
+    "nicht kein keine keinen keiner nie niemals ohne außer ne pas jamais sans aucun rien nunca jamás sin ningún nada "
+    "dont cant wont isnt arent doesnt didnt wasnt couldnt shouldnt wouldnt "
+    "non mai senza niet geen nooit zonder inte aldrig utan não nem sem nie bez не нет без никогда"
+)
+_NT: Final = ("n't", "dont", "cant", "wont", "isnt", "arent", "esnt", "idnt", "asnt", "ldnt", "cannot")
+# Each word's opposite is near it in meaning, and an answer for one is wrong for the other.
+_POLAR: Final = _words(
+    "on off in out up down over under before after above below more less most least max min maximum minimum increase "
+    "decrease raise lower rise fall grow shrink enable disable enabled disabled allow deny block permit forbid open "
+    "close opened closed start begin end finish add remove delete create destroy insert drop push pull upload download "
+    "import export encrypt decrypt encode decode lock unlock buy sell bought sold borrow lend send receive give take "
+    "win lose first last next previous former latter left right top bottom front back north south east west hot cold "
+    "warm cool big small large little long short tall high low fast slow early late old new young good bad best worst "
+    "better worse true false yes always sometimes often rarely all any some every each both either half double single "
+    "multiple safe unsafe safely legal illegal valid invalid public private internal external input output inbound "
+    "outbound sender recipient source target client server parent child buyer seller employer employee teacher student "
+    "husband wife mother father sister brother man woman male female men women boy girl day night am pm today tomorrow "
+    "yesterday morning evening summer winter past future present success failure pass fail accept reject approve "
+    "approved rejected positive negative plus minus gain loss profit credit debit income expense asset liability cause "
+    "effect prevent treat cure active inactive activate deactivate install uninstall subscribe unsubscribe connect "
+    "disconnect attach detach show hide visible hidden expand collapse ascending descending asc desc read write "
+    "readable writable upgrade downgrade forward backward horizontal vertical local remote online offline alive dead "
+    "life death love hate like dislike with without include exclude inclusive exclusive can should must may might will "
+    "would could shall need want optional required mandatory voluntary per from to into onto by for since until"
+)
+_ASKS: Final = {
+    **dict.fromkeys(("who", "whom", "whose"), "who"),
+    **{word: word for word in ("when", "where", "why", "which", "if", "whether", "whats", "vs", "versus", "or")},
+    **dict.fromkeys(("many", "much", "far", "often", "tall", "deep", "wide", "expensive", "cost", "price"), "amount"),
+}
+_NUMBERS: Final = dict(
+    pair.split("=")
+    for pair in _words(
+        "zero=0 one=1 two=2 three=3 four=4 five=5 six=6 seven=7 eight=8 nine=9 ten=10 eleven=11 twelve=12 thirteen=13 "
+        "fourteen=14 fifteen=15 sixteen=16 seventeen=17 eighteen=18 nineteen=19 twenty=20 thirty=30 forty=40 fifty=50 "
+        "sixty=60 seventy=70 eighty=80 ninety=90 hundred=100 thousand=1000 million=1000000 billion=1000000000 dozen=12 "
+        "first=1th second=2th third=3th fourth=4th fifth=5th sixth=6th seventh=7th eighth=8th ninth=9th tenth=10th "
+        "once=1x twice=2x double=2x thrice=3x half=0.5 percent=% percentage=% usd=$ dollar=$ dollars=$ eur=€ euro=€ "
+        "euros=€"
+    )
+)
+_TENSES: Final = {**dict.fromkeys(("was", "were", "had", "did"), "past"), "will": "future"}
+# Said for politeness, or to make a sentence: they carry nothing that the other classes do not.
+_EMPTY: Final = _words(
+    "a an the this that these those i me my mine we us our you your he him his she her they them their it its is are "
+    "was were be been being am do does did doing done has have had having of at as and so than then there here please "
+    "kindly thanks thank hi hello hey dear just really very quite simply exactly actually basically tell know explain "
+    "describe say let us get how what whats what's i'm i'd i've it's that's there's you're we're let's ok okay well "
+    "about also like want need can could would will should may help question wondering wonder looking answer way "
+    "possible able give show"
+) - {"should", "may"}
+_SAME: Final = {
+    word: group.split()[0]
+    for group in (
+        "delete erase", "remove uninstall", "begin start", "finish end", "fix repair mend", "error bug",
+        "buy purchase", "big large", "small little", "picture image photo", "movie film", "car automobile",
+        "phone telephone", "email e-mail mail", "quick fast rapid", "make create build", "change modify alter",
+        "reset restore", "password passcode passphrase", "signin login log-in", "shop store", "kid child",
+        "country nation", "job work", "pick choose select", "function method", "find locate", "largest biggest",
+        "smallest littlest", "author writer", "doctor physician",
+    )
+    for word in group.split()
+}  # fmt: skip
+_ENDINGS: Final = ("'s", "’s", "ies", "ing", "es", "ed", "s")
+
+
+class Facts(NamedTuple):
+    """What a question turns on; each in its order."""
+
+    turns: tuple[str, ...]  # numbers, names, negations, words with an opposite, what is asked for
+    words: tuple[str, ...]  # all that carry meaning
+
+
+def facts(text: str) -> Facts | None:
+    """None where the text is too long to be compared."""
+    if len(text) > LONGEST:
+        return None
+    text = unicodedata.normalize("NFKC", text).replace("’", "'")
+    text = _HOW.sub("how do", _POLITE.sub("", text))
+    turns: list[str] = [f"quoted {quoted.strip()}" for quoted in _QUOTED.findall(text)]
+    words: list[str] = []
+    start = True
+    for found in _TOKEN.finditer(text):
+        token = found.group()
+        turn, word = _read(token, start)
+        if turn:
+            turns.append(turn)
+        if word:
+            words.append(word)
+        rest = text[found.end() : found.end() + 2]
+        start = rest[:1] in (".", "!", "?", ":", "\n") or not rest
+    return Facts(tuple(turns), tuple(words))
+
+
+def _read(token: str, start: bool) -> tuple[str, str]:
+    """What a token turns on, and what it means as a word; either may be empty.  start: of a sentence."""
+    lower = token.lower()
+    if lower in _NUMBERS:
+        return f"number {_NUMBERS[lower]}", _NUMBERS[lower]
+    if any(c.isdigit() for c in token):
+        plain = lower.strip(".,:/").replace(",", "") if re.fullmatch(r"[+-]?\d[\d.,]*", token) else lower
+        return f"number {plain}", plain
+    if lower in _NEGATIONS or lower.endswith("n't"):
+        return f"not {'not' if lower.endswith(_NT) else lower}", "not"
+    if lower in _TENSES:
+        return f"tense {_TENSES[lower]}", ""
+    if lower in _ASKS:
+        return f"asks {_ASKS[lower]}", _ASKS[lower]
+    if not any(c.isalpha() for c in token):
+        return f"sign {token}", token
+    name = _is_name(token, start)
+    if name:
+        return f"name {lower.removesuffix(chr(39) + 's')}", lower.removesuffix("'s")
+    stem = _stem(lower)
+    if lower in _POLAR:
+        return f"polar {stem}", "" if lower in _EMPTY else stem
+    return "", "" if lower in _EMPTY else stem
+
+
+def _is_name(word: str, start: bool) -> bool:
+    """A capital in the middle of a sentence, capitals or signs within a word; not `I`."""
+    if re.search(r"[./@#:_]", word) or (len(word) > 1 and word[1:] != word[1:].lower()):
+        return True
+    return word[0].isupper() and not start and word.partition("'")[0] != "I"
+
+
+def _stem(word: str) -> str:
+    for ending in _ENDINGS:
+        if word.endswith(ending) and len(word) - len(ending) >= 3:
+            word = word.removesuffix(ending) + ("y" if ending == "ies" else "")
+            break
+    if len(word) > 3 and word[-1] == word[-2] and word[-1] not in "lsz":
+        word = word[:-1]  # stopp(ed), runn(ing)
+    word = word.removesuffix("e") if len(word) > 4 else word
+    return _SAME.get(word, word)
+
+
+def may_be_same(one: Facts, other: Facts, depth: Depth) -> bool:
+    if one.turns != other.turns:
+        return False
+    return depth == "facts" or one.words == other.words
