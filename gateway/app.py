@@ -95,8 +95,8 @@ class Gateway:
         self.books = _books(config, changeable=self.roster is not None)
         self.metrics.registry.register(Money(self.books))
         self.meter = Meter(self.prices)
-        built = _policies(config, self._offers()) if policies is None else policies
-        self.pipeline = Pipeline(built, self.targets, self.meter, observers)
+        self.policies = _policies(config, self._offers()) if policies is None else policies
+        self.pipeline = Pipeline(self.policies, self.targets, self.meter, observers)
         self.urls = self._urls()
         self.admin = self._admin_urls()
         self._tasks: list[asyncio.Task[None]] = []
@@ -129,6 +129,8 @@ class Gateway:
         for task in self._tasks:
             task.cancel()
         await self.pipeline.idle()
+        for policy in self.policies:
+            await policy.aclose()
         if self.books is not None:
             await self.books.aclose()
         await self.counters.aclose()

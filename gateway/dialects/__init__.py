@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from gateway.body import Fields
 from gateway.errors import GatewayError, UpstreamError
@@ -25,6 +26,21 @@ class Cap(NamedTuple):
 
     field: str  # in which this provider is sure to read it
     tokens: int  # per choice
+
+
+Place = tuple[str | int, ...]  # the way to a value in JSON: names of fields, and places in lists from 0
+NAME: Final = -1  # last in a Place: not the value is meant but the field's own name, which cannot be written anew
+
+
+class Part(NamedTuple):
+    """A string in a call or in an answer, with what it is for the one who reads it."""
+
+    place: Place
+    text: str
+    # instructions | input | tool_definitions | tool_arguments | tool_results | output; or media: not to be read as text
+    kind: str
+    lane: Place | None = None  # parts of one lane make one text, event after event; None: this one is whole in itself
+    group: Place = ()  # the choice, or the item of an answer, that a lane belongs to
 
 
 class Reader(Protocol):
@@ -63,3 +79,15 @@ class Dialect(Protocol):
     def reader(self, stream: bool, look: bool, wants_usage: bool) -> Reader: ...
 
     def read_error(self, status: int, body: bytes) -> UpstreamError: ...
+
+    def read_asked(self, body: bytes) -> list[Part]:
+        """Every text in a call.  Raises ValueError where it is no JSON, or could be read in two ways."""
+
+    def read_said(self, data: bytes) -> tuple[list[Part], list[Place] | None]:
+        """Every text in an answer, or in one event of it; and the groups that end with it (None: all of them).
+
+        Raises ValueError where it is no JSON.
+        """
+
+    def write_texts(self, data: bytes, changes: Mapping[Place, str]) -> bytes:
+        """The same call, answer or event with some texts changed; all the rest stays as it was written."""

@@ -10,7 +10,13 @@ import msgspec
 from gateway import body as bodies
 from gateway.dialects import Cap
 from gateway.dialects.openai_answers import StreamReader, WholeReader
+from gateway.dialects.openai_texts import read_asked, read_said, write_texts
 from gateway.errors import GatewayError, UpstreamError
+
+__all__ = [
+    "name", "read_asked", "read_error", "read_said", "reader", "write_call", "write_error", "write_error_event",
+    "write_ping", "write_summary", "write_texts",
+]  # fmt: skip
 
 name: Final = "openai"
 _encode = msgspec.json.Encoder().encode
