@@ -48,18 +48,29 @@ class Rules:
         self._rules = [(rule, re.compile(rule.pattern, re.IGNORECASE if rule.caseless else 0)) for rule in rules]
         self._scan = _scanner([rule.hint for rule in rules], flags)
 
-    def find(self, text: str, data: bytes) -> list[Found]:
-        """data: the text as UTF-8."""
+    @property
+    def last(self) -> int:
+        """The number of the last rule, as `hits` gives it."""
+        return len(self._rules) - 1
+
+    def hits(self, data: bytes) -> list[int]:
+        """The rules that have anything in a text, by their numbers.  data: the text as UTF-8."""
         hits: list[int] = []
         self._scan(data, hits)
-        if not hits:
-            return []
+        return hits
+
+    def find(self, text: str, data: bytes) -> list[Found]:
+        hits = self.hits(data)
+        return self.look(text, hits) if hits else []
+
+    def look(self, text: str, hits: Sequence[int]) -> list[Found]:
+        """The places of those rules."""
         found: list[Found] = []
         for number in hits:
             rule, pattern = self._rules[number]
             for match in pattern.finditer(text):
                 place = match.span() if rule.confirm is None else rule.confirm(match)
-                if place is None or (rule.bounded and place[0] and _joins(text[place[0] - 1])):
+                if place is None or (rule.bounded and place[0] and _joins(text, place[0])):
                     continue
                 found.append(Found(*place, rule.label, place[1] == len(text)))
         return found
@@ -113,8 +124,10 @@ def merged(found: Sequence[Found]) -> list[Found]:
     return kept
 
 
-def _joins(character: str) -> bool:
-    return character.isalnum() and character.isascii()
+def _joins(text: str, start: int) -> bool:
+    """Does what begins here go on from the character before it?  A letter behind a backslash is a JSON escape's."""
+    before = text[start - 1]
+    return before.isalnum() and before.isascii() and not (start > 1 and text[start - 2] == "\\")
 
 
 def _flags(caseless: bool, starts: bool = False) -> int:

@@ -1,0 +1,335 @@
+"""Personal data by shape and check digit: e-mail, telephone, card, IBAN, national numbers, IP addresses.
+
+It knows no names and no postal addresses: `presidio` does, where it is installed.  A number that any other could be
+(nine or eleven digits with a weak check) counts only behind a word that says what it is.
+
+Check digits: ISO/IEC 7812-1 B (cards), ISO 13616 (IBAN), ISO 7064 MOD 11,10 (Steuer-ID), and the issuers' own rules.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterator
+from typing import Annotated, ClassVar, Final, Literal
+
+from pydantic import Field
+
+from gateway import settings
+from gateway.assessor import STAGES, Scanner
+from gateway.patterns import HELD, Found, Rule, Rules
+
+Kind = Literal[
+    "email", "phone", "card", "iban", "ip", "us_ssn", "uk_nino", "de_tax_id", "fr_nir", "es_dni", "nl_bsn", "it_cf",
+    "pl_pesel", "br_cpf",
+]  # fmt: skip
+
+_LAST_OF_WORDS: Final = "\u2e80"  # from here on scripts write no blanks between words
+_LOCAL: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._+%-'")
+_GROUPS: Final = re.compile(r"\d+")
+_RUN: Final = re.compile(r"[+(]{0,2}\d[\d ().\-/]*+")
+_DATE: Final = re.compile(r"(?:19|20)\d\d[-/.][01]\d[-/.][0-3]\d\b|[0-3]?\d[-/.][01]?\d[-/.](?:19|20)\d\d\b")
+_CONTEXT: Final = {
+    "us_ssn": re.compile(r"\b(?:ssn|social security)", re.IGNORECASE),
+    "nl_bsn": re.compile(r"\b(?:bsn|burgerservice|sofi)", re.IGNORECASE),
+    "de_tax_id": re.compile(r"steuer|\btax|\btin\b|\bidnr|identifikationsnummer", re.IGNORECASE),
+    "pl_pesel": re.compile(r"pesel", re.IGNORECASE),
+}
+_NEAR: Final = 48  # characters before a number in which its word must stand
+
+# ISO 13616: characters of an IBAN by country.
+_IBAN: Final = {
+    "AD": 24, "AE": 23, "AL": 28, "AT": 20, "AZ": 28, "BA": 20, "BE": 16, "BG": 22, "BH": 22, "BR": 29, "BY": 28,
+    "CH": 21, "CR": 22, "CY": 28, "CZ": 24, "DE": 22, "DK": 18, "DO": 28, "EE": 20, "EG": 29, "ES": 24, "FI": 18,
+    "FO": 18, "FR": 27, "GB": 22, "GE": 22, "GI": 23, "GL": 18, "GR": 27, "GT": 28, "HR": 21, "HU": 28, "IE": 22,
+    "IL": 23, "IQ": 23, "IS": 26, "IT": 27, "JO": 30, "KW": 30, "KZ": 20, "LB": 28, "LI": 21, "LT": 20, "LU": 20,
+    "LV": 21, "MC": 27, "MD": 24, "ME": 22, "MK": 19, "MR": 27, "MT": 31, "MU": 30, "NL": 18, "NO": 15, "PK": 24,
+    "PL": 28, "PS": 29, "PT": 25, "QA": 29, "RO": 24, "RS": 22, "SA": 24, "SC": 31, "SE": 24, "SI": 19, "SK": 24,
+    "SM": 27, "TN": 24, "TR": 26, "UA": 29, "VA": 22, "VG": 24, "XK": 20,
+}  # fmt: skip
+
+
+def _email(match: re.Match[str]) -> tuple[int, int] | None:
+    """The match begins at the @; what stands before it is walked over backwards, once."""
+    text, at = match.string, match.start()
+    start = at
+    while start and at - start < 64 and _of_local(text[start - 1]):
+        start -= 1
+    start += len(text[start:at]) - len(text[start:at].lstrip("."))
+    return (start, match.end()) if start < at else None
+
+
+def _of_local(letter: str) -> bool:
+    return letter in _LOCAL or ("\x7f" < letter < _LAST_OF_WORDS and letter.isalnum())
+
+
+def _iban(match: re.Match[str]) -> tuple[int, int] | None:
+    """As many characters as its country has, if their check digits are right."""
+    text, start = match[0], match.start()
+    wanted, seen, end = _IBAN.get(text[:2].upper()), 0, 0
+    if wanted is None:
+        return None
+    for end, letter in enumerate(text, 1):
+        seen += letter.isalnum()
+        if seen == wanted:
+            break
+    value = "".join(letter for letter in text[:end] if letter.isalnum()).upper()
+    after = match.string[start + end : start + end + 1]
+    if seen != wanted or (after.isalnum() and after.isascii()):
+        return None
+    number = "".join(str(int(letter, 36)) for letter in value[4:] + value[:4])
+    return (start, start + end) if int(number) % 97 == 1 else None
+
+
+def _ip(match: re.Match[str]) -> tuple[int, int] | None:
+    """One that could be somebody's: not this machine's, a private network's or documentation's."""
+    text = match[0].rstrip(":.")
+    before = match.string[max(0, match.start() - 8) : match.start()].lower()
+    if before.rstrip(" .:").endswith(("v", "version", "ver")) or before[-1:] == ".":
+        return None
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    return (match.start(), match.start() + len(text)) if address.is_global else None
+
+
+def _nino(match: re.Match[str]) -> tuple[int, int] | None:
+    """HMRC's manual, NIM39110: letters that are not used, and prefixes that are not given."""
+    prefix = match[0][:2].upper()
+    return None if prefix in ("BG", "GB", "KN", "NK", "NT", "TN", "ZZ") else match.span()
+
+
+def _dni(match: re.Match[str]) -> tuple[int, int] | None:
+    digits = match[1].upper().translate({ord("X"): "0", ord("Y"): "1", ord("Z"): "2"})
+    right = "TRWAGMYFPDXBNJZSQVHLCKE"[int(digits) % 23] == match[2].upper()
+    return match.span() if right and not _goes_on(match) else None
+
+
+_ODD: Final = dict(
+    zip(
+        "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ",
+        (1, 0, 5, 7, 9, 13, 15, 17, 19, 21, 1, 0, 5, 7, 9, 13, 15, 17, 19, 21, 2, 4, 18, 20, 11, 3, 6, 8, 12, 14, 16, 10,
+         22, 25, 24, 23),
+        strict=True,
+    )
+)  # fmt: skip
+
+
+def _codice_fiscale(match: re.Match[str]) -> tuple[int, int] | None:
+    """Decreto ministeriale 23 December 1976."""
+    code = match[0].upper()
+    even = sum(int(letter) if letter.isdigit() else ord(letter) - 65 for letter in code[1:15:2])
+    right = chr((sum(_ODD[letter] for letter in code[:15:2]) + even) % 26 + 65) == code[15]
+    return match.span() if right and not _goes_on(match) else None
+
+
+def _goes_on(match: re.Match[str]) -> bool:
+    return match.string[match.end() : match.end() + 1].isalnum()
+
+
+_RULES: Final = (
+    Rule("email", r"@[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}", r"[^\s@]@[^\s@]{1,160}\.", _email, bounded=False),
+    Rule("iban", r"[A-Z]{2}\d\d(?: ?[A-Z0-9]){11,30}", r"[A-Z]{2}[0-9]{2} ?[A-Z0-9]{2}", _iban, caseless=True),
+    Rule("ip", r"(?:\d{1,3}\.){3}\d{1,3}(?!\.?\d)", r"[0-9]\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]", _ip),
+    Rule("ip", r"[0-9A-Fa-f]{1,4}:[0-9A-Fa-f:]{3,36}", r"[0-9a-f]:[0-9a-f]{0,4}:[0-9a-f]{0,4}:", _ip, caseless=True),
+    Rule("uk_nino", r"[A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z] ?(?:\d\d ?){3}[A-D](?![A-Za-z0-9])",
+         r"[A-Z][A-Z] ?[0-9]{2} ?[0-9]{2} ?[0-9]{2} ?[A-D]", _nino),
+    Rule("es_dni", r"([XYZ]?\d{7,8})-?([A-Z])", r"[0-9]{7}-?[A-Z]", _dni, caseless=True),
+    Rule("it_cf", r"[A-Z]{6}[0-9LMNP-V]{2}[A-EHLMPRST][0-9LMNP-V]{2}[A-Z][0-9LMNP-V]{3}[A-Z]",
+         r"[A-Z]{6}[0-9L-V]{2}[A-T][0-9L-V]{2}[A-Z][0-9L-V]{3}[A-Z]", _codice_fiscale, caseless=True),
+    Rule("digits", r"(?!)", r"[0-9](?:[ ().\-/]{0,3}[0-9]){6}", bounded=False),
+)  # fmt: skip
+
+
+class PersonalData(Scanner):
+    """Finds it by shape; the score is 1 where a check digit agrees, and less for what only looks like it."""
+
+    stages: ClassVar[frozenset[str]] = frozenset(STAGES)
+    scores: ClassVar[dict[str, float]] = {"phone": 0.8, "ip": 0.9, "uk_nino": 0.9, "us_ssn": 0.9}
+
+    class Settings(settings.Settings):
+        kinds: Annotated[list[Kind], Field(min_length=1)] | None = None  # none: all
+
+    def __init__(self, said: Settings | None = None) -> None:
+        kinds = (said or self.Settings()).kinds
+        self._kinds = None if kinds is None else frozenset[str](kinds)
+        self._rules = Rules([rule for rule in _RULES if self._wants(rule.label) or rule.label == "digits"])
+
+    def _wants(self, label: str) -> bool:
+        return self._kinds is None or label in self._kinds
+
+    def find(self, text: str, data: bytes) -> list[Found]:
+        hits = self._rules.hits(data)
+        if not hits:
+            return []
+        found = self._rules.look(text, hits)
+        if self._rules.last in hits:
+            found += [one for one in _numbers(text) if self._wants(one.label)]
+        return found
+
+    def hold(self, text: str) -> int:
+        """The last word, and what stands before it while that has a digit or could begin an IBAN."""
+        tail = text[-HELD:]
+        at = len(tail)
+        while at and not tail[at - 1].isspace() and tail[at - 1] < _LAST_OF_WORDS and tail[at - 1] != "\x1e":
+            at -= 1
+        while at and tail[at - 1] == " ":
+            end = at - 1
+            begin = max(tail.rfind(letter, 0, end) for letter in " \n\t") + 1
+            word = tail[begin:end]
+            if word and not (_WITH_DIGIT.search(word) or (len(word) <= 4 and word.isupper()) or word in "+("):
+                break
+            at = begin
+        return len(tail) - at
+
+    def resume(self, label: str, text: str) -> int:
+        """An address that is longer than any; nothing else here goes on."""
+        if label not in ("email", "iban"):
+            return 0
+        at = 0
+        while at < len(text) and _of_local(text[at]):
+            at += 1
+        return at
+
+
+_WITH_DIGIT: Final = re.compile(r"\d")
+
+
+def _numbers(text: str) -> Iterator[Found]:
+    """Every run of digits may hold several numbers; the one with the strongest check is taken first."""
+    for run in _RUN.finditer(text):
+        if run.end() - run.start() < 7:
+            continue
+        start = run.start()
+        if start and (text[start - 1].isalnum() and not (start > 1 and text[start - 2] == "\\")):
+            continue
+        groups = list(_GROUPS.finditer(text, start, run.end()))
+        at = 0
+        while at < len(groups):
+            for label, last in _candidates(text, groups, at):
+                begin = groups[at].start()
+                if label == "phone" and begin and text[begin - 1] in "+(" and begin - 1 >= start:
+                    begin -= 2 if text[max(start, begin - 2) : begin] in ("+(", "(+") else 1
+                end = groups[last].end()
+                yield Found(begin, end, label, end == len(text))
+                at = last
+                break
+            at += 1
+
+
+def _candidates(text: str, groups: list[re.Match[str]], first: int) -> Iterator[tuple[str, int]]:
+    """(label, the last of its groups) of each number that begins here, the surest first."""
+    digits, head = "", groups[first]
+    lengths: list[int] = []
+    for last in range(first, min(first + 8, len(groups))):
+        group = groups[last][0]
+        if last > first and groups[last].start() - groups[last - 1].end() > 3:
+            break
+        digits += group
+        lengths.append(len(group))
+        if len(digits) > 19:
+            break
+        goes_on = text[groups[last].end() : groups[last].end() + 1].isalpha()
+        if goes_on:
+            break
+        label = _label(text, head.start(), digits, lengths)
+        if label:
+            yield label, last
+    if (last_of := _phone(text, groups, first)) is not None:
+        yield "phone", last_of
+
+
+def _label(text: str, start: int, digits: str, lengths: list[int]) -> str:
+    size = len(digits)
+    if 13 <= size <= 19 and (len(lengths) == 1 or all(3 <= length <= 7 for length in lengths)) and luhn(digits):
+        return "card" if digits[0] in "23456" else ""
+    if size == 15 and digits[0] in "12" and 97 - int(digits[:13]) % 97 == int(digits[13:]) and digits[3:5] != "00":
+        return "fr_nir"
+    if size == 11:
+        if _cpf(digits) and (lengths == [3, 3, 3, 2] or len(lengths) == 1):
+            return "br_cpf"
+        if _steuer_id(digits) and _near(text, start, "de_tax_id"):
+            return "de_tax_id"
+        if _pesel(digits) and _near(text, start, "pl_pesel"):
+            return "pl_pesel"
+    if size == 9:
+        shaped = lengths == [3, 2, 4]
+        if (shaped or _near(text, start, "us_ssn")) and _ssn(digits):
+            return "us_ssn"
+        if _bsn(digits) and _near(text, start, "nl_bsn"):
+            return "nl_bsn"
+    return ""
+
+
+def _phone(text: str, groups: list[re.Match[str]], first: int) -> int | None:
+    """The last group of a telephone number: with + and 8 to 15 digits, or 10 or 11 digits in three groups or more."""
+    start = groups[first].start()
+    plus = "+" in text[max(0, start - 2) : start]
+    if _DATE.match(text, start) or (not plus and text[max(0, start - 1) : start] in ("-", "/", ".")):
+        return None
+    digits = 0
+    for last in range(first, min(first + 7, len(groups))):
+        if last > first and groups[last].start() - groups[last - 1].end() > 3:
+            return None
+        digits += len(groups[last][0])
+        nearest = last + 1 >= len(groups) or groups[last + 1].start() - groups[last].end() > 3
+        if digits > 15:
+            return None
+        if plus and 8 <= digits and (nearest or digits + len(groups[last + 1][0]) > 15):
+            return last
+        count = last - first + 1
+        if not plus and nearest and 9 <= digits <= 12 and groups[first][0][0] == "0" and count == 2:
+            return last
+        if not plus and count >= 3 and 10 <= digits <= 11 and nearest:
+            return last
+    return None
+
+
+def _near(text: str, start: int, label: str) -> bool:
+    return _CONTEXT[label].search(text, max(0, start - _NEAR), start) is not None
+
+
+def luhn(digits: str) -> bool:
+    """ISO/IEC 7812-1, annex B."""
+    doubled = sum((0, 2, 4, 6, 8, 1, 3, 5, 7, 9)[int(digit)] for digit in digits[-2::-2])
+    return (doubled + sum(int(digit) for digit in digits[-1::-2])) % 10 == 0
+
+
+def _ssn(digits: str) -> bool:
+    """Social Security Administration: areas 000, 666 and 900-999, group 00 and serial 0000 are not given."""
+    return digits[:3] not in ("000", "666") and digits[0] != "9" and digits[3:5] != "00" and digits[5:] != "0000"
+
+
+def _bsn(digits: str) -> bool:
+    """The eleven test: weights 9 … 2, and -1."""
+    total = sum(int(digit) * weight for digit, weight in zip(digits, (9, 8, 7, 6, 5, 4, 3, 2, -1), strict=True))
+    return total % 11 == 0 and total > 0
+
+
+def _steuer_id(digits: str) -> bool:
+    """Of the first ten digits exactly one stands twice or three times; ISO 7064 MOD 11,10."""
+    counts = sorted((digits[:10].count(digit) for digit in set(digits[:10])), reverse=True)
+    if digits[0] == "0" or counts[0] not in (2, 3) or (len(counts) > 1 and counts[1] > 1):
+        return False
+    product = 10
+    for digit in digits[:10]:
+        total = (int(digit) + product) % 10 or 10
+        product = total * 2 % 11
+    return (11 - product) % 10 == int(digits[10])
+
+
+def _pesel(digits: str) -> bool:
+    total = sum(int(digit) * weight for digit, weight in zip(digits, (1, 3, 7, 9, 1, 3, 7, 9, 1, 3, 1), strict=True))
+    return total % 10 == 0 and 1 <= int(digits[2:4]) % 20 <= 12 and 1 <= int(digits[4:6]) <= 31
+
+
+def _cpf(digits: str) -> bool:
+    """Receita Federal: two check digits, modulo 11."""
+    if len(set(digits)) == 1:
+        return False
+    for size in (9, 10):
+        total = sum(int(digit) * weight for digit, weight in zip(digits, range(size + 1, 1, -1), strict=False))
+        if total * 10 % 11 % 10 != int(digits[size]):
+            return False
+    return True
