@@ -103,9 +103,9 @@ class Scanner(Assessor):
         """How many of the last characters could belong to a place that what follows them completes; at most HELD."""
         return min(len(text), self.reach)
 
-    def resume(self, label: str, text: str) -> int:
-        """How many of these characters still belong to the place before them that was open."""
-        return 0
+    def resume(self, label: str, text: str) -> tuple[int, bool]:
+        """How many of these characters still belong to the place before them that was open; and may it still go on?"""
+        return 0, False
 
     def scan(self, text: str) -> list[Found]:
         return self.find(text, text.encode(errors="replace")) if text else []
@@ -156,7 +156,7 @@ class ScanFollower:
         text = self._text = self._text + piece
         base, told = self._base, []
         if self._open is not None:
-            told += self._resume(text[self.settled - base :])
+            told += self._resume(text[self.settled - base :], final)
             if self._open is not None:
                 self._forget()
                 return told
@@ -183,15 +183,16 @@ class ScanFollower:
         self._forget()
         return told
 
-    def _resume(self, text: str) -> list[Found]:
+    def _resume(self, text: str, final: bool) -> list[Found]:
         """What belongs to a place that was open, and is taken away without a second placeholder."""
         assert self._open is not None
-        label, more = self._open.label, self._scanner.resume(self._open.label, text)
-        start = self.settled
-        self.settled += more
-        self._last = max(self._last, self.settled)
-        if more < len(text):
+        label, start = self._open.label, self.settled
+        more, goes_on = self._scanner.resume(label, text)
+        if final and goes_on:
+            more = len(text)
+        if not goes_on:
             self._open = None
+        self._last = self.settled = start + more
         return [Found(start, self.settled, label, False, "")] if more else []
 
     def _forget(self) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Final, Literal
 
 from gateway.assessor import PASSED, Assessor, Follower, ScanFollower, Scanner, Verdict
 from gateway.errors import Denied
+from gateway.escapes import Escapes
 from gateway.exchange import Assessment
 from gateway.holding import add
 from gateway.masking import Masking, Restorer
@@ -160,7 +161,7 @@ class _Beside:
 class LaneJudge:
     """The rules for one lane of an answer, and the placeholders to be put back into it."""
 
-    __slots__ = ("_panel", "_quick", "_restorer", "_size", "_slow", "_stage", "edits", "settled")
+    __slots__ = ("_escapes", "_panel", "_quick", "_restorer", "_size", "_slow", "_stage", "edits", "settled")
 
     def __init__(self, panel: Panel, rules: Sequence[Rule], stage: str, masking: Masking | None) -> None:
         self._panel = panel
@@ -168,22 +169,27 @@ class LaneJudge:
         beside = [_Beside(rule, stage) for rule in rules]
         self._quick = [one for one in beside if isinstance(one.follower, ScanFollower)]
         self._slow = [one for one in beside if not isinstance(one.follower, ScanFollower)]
-        self._restorer = Restorer(masking, stage == "tool_arguments") if masking else None
+        self._escapes = Escapes() if stage == "tool_arguments" else None  # it is the source of JSON
+        self._restorer = Restorer(masking, self._escapes is not None) if masking else None
         self._size = 0
         self.settled = 0
         self.edits: list[Found] = []
 
     async def hear(self, piece: str, final: bool, due: bool) -> None:
         self._size += len(piece)
+        text = piece if self._escapes is None else self._escapes.feed(piece, final)
         for one in self._quick:
-            self._scan(one, piece, final)
+            self._scan(one, text, final)
         if self._slow:
-            asked = [self._ask(one, piece, final, due) for one in self._slow if not one.dead]
+            asked = [self._ask(one, text, final, due) for one in self._slow if not one.dead]
             await (side_by_side(asked) if len(asked) > 1 else asked[0] if asked else _nothing())
-        settled = self._size
+        settled = self._size if final else 1 << 62
         for one in (*self._quick, *self._slow):
             if one.holds and not one.dead and one.follower.settled < settled:
                 settled = one.follower.settled
+        if self._escapes is not None and not final:
+            settled = self._escapes.source(min(settled, self._escapes.size))
+        settled = min(settled, self._size)
         if self._restorer is not None:
             add(self.edits, self._restorer.feed(piece, final))
             settled = min(settled, self._restorer.settled)
@@ -226,8 +232,10 @@ class LaneJudge:
         self._take(one.rule, spans)
 
     def _take(self, rule: Rule, spans: Sequence[Found]) -> None:
-        if rule.action == "redact":
-            add(self.edits, [replaced(one, rule.replacement) for one in spans])
+        if rule.action != "redact" or not spans:
+            return
+        edits = [replaced(one, rule.replacement) for one in spans]
+        add(self.edits, edits if self._escapes is None else [self._escapes.placed(one) for one in edits])
 
 
 def replaced(one: Found, replacement: str) -> Found:

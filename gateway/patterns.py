@@ -57,6 +57,7 @@ class Rules:
         """The rules that have anything in a text, by their numbers.  data: the text as UTF-8."""
         hits: list[int] = []
         self._scan(data, hits)
+        hits.sort()  # the rule that stands first gives its label
         return hits
 
     def find(self, text: str, data: bytes) -> list[Found]:

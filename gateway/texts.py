@@ -1,6 +1,6 @@
 """The texts of one call, put together so that each assessor looks once, and taken apart again where it found something.
 
-Texts are joined by a character that no pattern crosses.  The parts of one message are also looked at without anything
+Texts are joined by what no pattern crosses.  The parts of one message are also looked at without anything
 between them, as many a model is given them: what is cut in two there is found too.
 """
 
@@ -11,28 +11,37 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from gateway.dialects import Part, Place
+from gateway.escapes import Escapes
 from gateway.patterns import Found, merged
 
 if TYPE_CHECKING:
     from gateway.judging import Rule
 
-SEPARATOR: Final = "\x1e"
+SEPARATOR: Final = "\n\x00\n"
 
 
 class Joined:
     """Several texts as one.  start: where it begins in the numbering that all of a call's texts share."""
 
-    __slots__ = ("_global", "_local", "text")
+    __slots__ = ("_escapes", "_global", "_local", "text")
 
-    def __init__(self, parts: Sequence[tuple[int, str]], separator: str = SEPARATOR) -> None:
+    def __init__(self, parts: Sequence[tuple[int, Part]], separator: str = SEPARATOR) -> None:
         """parts: (place in the shared numbering, text)."""
-        self.text = separator.join([text for _, text in parts])
-        self._global = [start for start, _ in parts]
+        self._global: list[int] = []
         self._local: list[int] = []
+        self._escapes: dict[int, Escapes] = {}  # of the parts that are the source of JSON
+        texts: list[str] = []
         at = 0
-        for _, text in parts:
+        for start, part in parts:
+            text = part.text
+            if part.kind == "tool_arguments" and "\\" in text:
+                escapes = self._escapes[len(texts)] = Escapes()
+                text = escapes.feed(text, True)
+            texts.append(text)
+            self._global.append(start)
             self._local.append(at)
             at += len(text) + len(separator)
+        self.text = separator.join(texts)
 
     def placed(self, found: Sequence[Found]) -> list[Found]:
         """The same places in the shared numbering; one that reaches over several texts is cut."""
@@ -46,9 +55,11 @@ class Joined:
                 end = local[at + 1] if at + 1 < len(local) else len(self.text)
                 start, stop = max(one.start, begin), min(one.end, end)
                 if stop > start:
-                    shift = self._global[at] - begin
-                    replacement = one.replacement if first else ""
-                    placed.append(Found(start + shift, stop + shift, one.label, False, replacement))
+                    here = Found(start - begin, stop - begin, one.label, False, one.replacement if first else "")
+                    if (escapes := self._escapes.get(at)) is not None:
+                        here = escapes.placed(here)
+                    shift = self._global[at]
+                    placed.append(here._replace(start=here.start + shift, end=here.end + shift))
                     first = False
                 at += 1
         return placed
@@ -96,9 +107,9 @@ class Texts:
             return
         kinds = {part.kind for _, part in mine}
         stage = "input" if "input" in kinds else min(kinds)
-        yield stage, Joined([(self._starts[at], part.text) for at, part in mine])
+        yield stage, Joined([(self._starts[at], part) for at, part in mine])
         for run in _messages(mine):
-            yield stage, Joined([(self._starts[at], part.text) for at, part in run], "")
+            yield stage, Joined([(self._starts[at], part) for at, part in run], "")
 
 
 def _messages(parts: Sequence[tuple[int, Part]]) -> Iterator[list[tuple[int, Part]]]:
@@ -115,5 +126,3 @@ def _messages(parts: Sequence[tuple[int, Part]]) -> Iterator[list[tuple[int, Par
         run.append(one)
     if len(run) > 1:
         yield run
-
-

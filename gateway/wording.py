@@ -67,6 +67,8 @@ def _worded(detail: ErrorDetails, path: Path, of_word: bool) -> tuple[str, str]:
     """What is wrong and the mend, in words that never hold the value: it may be a secret."""
     kind, context, value = detail["type"], detail.get("ctx", {}), detail["input"]
     last = str(path[-1]) if path else ""
+    if kind == "told":  # said by a policy's or an assessor's own check, which holds no value
+        return str(context.get("wrong", "")), str(context.get("mend", ""))
     if kind == "string_pattern_mismatch":
         return ("not a valid name", NAME) if of_word or last not in FORMS else (FORMS[last], "")
     if kind == "literal_error":

@@ -70,7 +70,7 @@ class Safety(Policy[_State]):
     """Acts only where its line in config.yaml names assessors."""
 
     class Settings(settings.Settings):
-        assessors: list[Use] = []
+        assessors: list[Use] = Field(default_factory=list)
         hold_characters: Annotated[int, Field(ge=16, le=4096)] = 256  # of a stream, judged together by models …
         hold_seconds: settings.Seconds = 1.0  # … or what came in so long, whichever is first
         beside: bool = False  # ask about the input while the provider is called; its answer waits for them
@@ -103,7 +103,7 @@ class Safety(Policy[_State]):
                 yield Words(("assessors", index, "use"), {}, wrong=error.message, mend=error.mend)
                 continue
             own = {word: value for word, value in line.items() if word not in Use.model_fields}
-            known = (*Use.model_fields, *kind.Settings.model_fields)
+            known = (*Use.model_fields, *[field.alias or name for name, field in kind.Settings.model_fields.items()])
             yield Words(("assessors", index), own, kind.Settings, known)
 
     async def aclose(self) -> None:
@@ -196,11 +196,10 @@ class Safety(Policy[_State]):
     async def screen(self, x: Exchange, chunk: Chunk) -> Chunk | None:
         state = self._states.get(x)
         if state is None:
-            rules = self._of(x.caller.team)
-            if not rules:
+            if not (mine := self._of(x.caller.team)):
                 return chunk
-            # An earlier policy has answered: it was not asked about the input yet.
-            state = self._states[x] = _State(Panel(rules, x.assessments))
+            # An earlier policy has answered: nobody was asked about the input yet.
+            state = self._states[x] = _State(Panel(mine, x.assessments))
             await self._ask(x, state)
         if state.tasks:
             await _all(state.tasks)

@@ -30,7 +30,13 @@ _MEDIA: Final = frozenset({"data", "b64_json", "file_data", "partial_image_b64",
 _FETCHED: Final = frozenset({"image_url", "file_url", "file_id", "input_audio", "image_file", "source"})
 _ARGUMENTS: Final = frozenset({"tool_calls", "function_call", "arguments", "partial_json"})
 _RESULTS: Final = frozenset(
-    {"function_call_output", "tool_result", "custom_tool_call_output", "computer_call_output", "local_shell_call_output"}
+    {
+        "function_call_output",
+        "tool_result",
+        "custom_tool_call_output",
+        "computer_call_output",
+        "local_shell_call_output",
+    }
 )
 _CALLS: Final = frozenset({"function_call", "custom_tool_call", "tool_use", "server_tool_use", "mcp_call"})
 _SYSTEM: Final = frozenset({"system", "developer"})
@@ -201,7 +207,7 @@ def _rewritten(raw: msgspec.Raw, changes: dict[Place, str]) -> msgspec.Raw:
     below: dict[str | int, dict[Place, str]] = {}
     for place, text in changes.items():
         below.setdefault(place[0], {})[place[1:]] = text
-    if memoryview(raw)[:1] == b"[" or bytes(raw).lstrip()[:1] == b"[":
+    if bytes(memoryview(raw)[:64]).lstrip()[:1] == b"[":
         items = _items(raw)
         for at, inner in below.items():
             assert isinstance(at, int)

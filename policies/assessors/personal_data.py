@@ -65,7 +65,7 @@ def _of_local(letter: str) -> bool:
 
 def _iban(match: re.Match[str]) -> tuple[int, int] | None:
     """As many characters as its country has, if their check digits are right."""
-    text, start = match[0], match.start()
+    text, start = match[0] + match[1], match.start()
     wanted, seen, end = _IBAN.get(text[:2].upper()), 0, 0
     if wanted is None:
         return None
@@ -130,7 +130,7 @@ def _goes_on(match: re.Match[str]) -> bool:
 
 _RULES: Final = (
     Rule("email", r"@[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}", r"[^\s@]@[^\s@]{1,160}\.", _email, bounded=False),
-    Rule("iban", r"[A-Z]{2}\d\d(?: ?[A-Z0-9]){11,30}", r"[A-Z]{2}[0-9]{2} ?[A-Z0-9]{2}", _iban, caseless=True),
+    Rule("iban", r"[A-Z]{2}\d\d(?=((?: ?[A-Z0-9]){11,30}))", r"[A-Z]{2}[0-9]{2} ?[A-Z0-9]{2}", _iban, caseless=True),
     Rule("ip", r"(?:\d{1,3}\.){3}\d{1,3}(?!\.?\d)", r"[0-9]\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]", _ip),
     Rule("ip", r"[0-9A-Fa-f]{1,4}:[0-9A-Fa-f:]{3,36}", r"[0-9a-f]:[0-9a-f]{0,4}:[0-9a-f]{0,4}:", _ip, caseless=True),
     Rule("uk_nino", r"[A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z] ?(?:\d\d ?){3}[A-D](?![A-Za-z0-9])",
@@ -172,7 +172,7 @@ class PersonalData(Scanner):
         """The last word, and what stands before it while that has a digit or could begin an IBAN."""
         tail = text[-HELD:]
         at = len(tail)
-        while at and not tail[at - 1].isspace() and tail[at - 1] < _LAST_OF_WORDS and tail[at - 1] != "\x1e":
+        while at and not tail[at - 1].isspace() and tail[at - 1] < _LAST_OF_WORDS and tail[at - 1] != "\x00":
             at -= 1
         while at and tail[at - 1] == " ":
             end = at - 1
@@ -183,14 +183,12 @@ class PersonalData(Scanner):
             at = begin
         return len(tail) - at
 
-    def resume(self, label: str, text: str) -> int:
+    def resume(self, label: str, text: str) -> tuple[int, bool]:
         """An address that is longer than any; nothing else here goes on."""
-        if label not in ("email", "iban"):
-            return 0
         at = 0
-        while at < len(text) and _of_local(text[at]):
+        while label == "email" and at < len(text) and _of_local(text[at]):
             at += 1
-        return at
+        return at, label == "email" and at == len(text)
 
 
 _WITH_DIGIT: Final = re.compile(r"\d")
@@ -221,27 +219,25 @@ def _numbers(text: str) -> Iterator[Found]:
 def _candidates(text: str, groups: list[re.Match[str]], first: int) -> Iterator[tuple[str, int]]:
     """(label, the last of its groups) of each number that begins here, the surest first."""
     digits, head = "", groups[first]
-    lengths: list[int] = []
     for last in range(first, min(first + 8, len(groups))):
         group = groups[last][0]
         if last > first and groups[last].start() - groups[last - 1].end() > 3:
             break
         digits += group
-        lengths.append(len(group))
         if len(digits) > 19:
             break
         goes_on = text[groups[last].end() : groups[last].end() + 1].isalpha()
         if goes_on:
             break
-        label = _label(text, head.start(), digits, lengths)
+        label = _label(text, head.start(), groups[first : last + 1], digits)
         if label:
             yield label, last
     if (last_of := _phone(text, groups, first)) is not None:
         yield "phone", last_of
 
 
-def _label(text: str, start: int, digits: str, lengths: list[int]) -> str:
-    size = len(digits)
+def _label(text: str, start: int, groups: list[re.Match[str]], digits: str) -> str:
+    size, lengths = len(digits), [len(group[0]) for group in groups]
     if 13 <= size <= 19 and (len(lengths) == 1 or all(3 <= length <= 7 for length in lengths)) and luhn(digits):
         return "card" if digits[0] in "23456" else ""
     if size == 15 and digits[0] in "12" and 97 - int(digits[:13]) % 97 == int(digits[13:]) and digits[3:5] != "00":
@@ -254,7 +250,8 @@ def _label(text: str, start: int, digits: str, lengths: list[int]) -> str:
         if _pesel(digits) and _near(text, start, "pl_pesel"):
             return "pl_pesel"
     if size == 9:
-        shaped = lengths == [3, 2, 4]
+        shaped = lengths == [3, 2, 4] and text[groups[0].end()] == text[groups[1].end()]
+        shaped = shaped and text[groups[0].end()] in "- " and text[start - 1 : start] not in tuple(".,-/")
         if (shaped or _near(text, start, "us_ssn")) and _ssn(digits):
             return "us_ssn"
         if _bsn(digits) and _near(text, start, "nl_bsn"):
@@ -266,11 +263,13 @@ def _phone(text: str, groups: list[re.Match[str]], first: int) -> int | None:
     """The last group of a telephone number: with + and 8 to 15 digits, or 10 or 11 digits in three groups or more."""
     start = groups[first].start()
     plus = "+" in text[max(0, start - 2) : start]
-    if _DATE.match(text, start) or (not plus and text[max(0, start - 1) : start] in ("-", "/", ".")):
+    if not plus and text[max(0, start - 1) : start] in ("-", "/", "."):
         return None
     digits = 0
     for last in range(first, min(first + 7, len(groups))):
         if last > first and groups[last].start() - groups[last - 1].end() > 3:
+            return None
+        if _DATE.match(text, groups[last].start()):
             return None
         digits += len(groups[last][0])
         nearest = last + 1 >= len(groups) or groups[last + 1].start() - groups[last].end() > 3

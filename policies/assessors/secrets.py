@@ -120,14 +120,15 @@ _RULES: Final = (
     Rule("assigned_secret",
          r"(?:passwo?r?d|passwd|passphrase|pwd|secret|api[_ -]?key|access[_ -]?key|auth[_ -]?key|token|private[_ -]?key"
          r"|credentials?)[\w-]{0,16}[\"'`]{0,2}\s{0,3}(?::=|=>|[:=]|\bis\b)\s{0,3}[\"'`]{0,2}"
-         r"(?P<value>[^\s\"'`,;<>(){}\x1e]{8,}+)",
+         r"(?P<value>[^\s\"'`,;<>(){}\x00]{8,}+)",
          r"passwo?r?d|passwd|passphrase|pwd|secret|api[_ -]?key|access[_ -]?key|auth[_ -]?key|token|private[_ -]?key"
          r"|credential", _assigned, bounded=False, caseless=True),
 )  # fmt: skip
 
 _END: Final = re.compile(r"-----END [A-Z0-9 ]{0,50}PRIVATE KEY(?: BLOCK)?-----")
-_RUN: Final = re.compile(r"[^\s\"'`,;<>(){}\x1e]*+")
-_STOPS: Final = frozenset(" \t\r\n\f\v\x1e\"'`,;<>(){}")
+_LAST_LINE: Final = 90  # characters of the longest line that ends a private key
+_RUN: Final = re.compile(r"[^\s\"'`,;<>(){}\x00]*+")
+_STOPS: Final = frozenset(" \t\r\n\f\v\x00\"'`,;<>(){}")
 _WORD: Final = re.compile(
     r"(?:passwo?r?d|passwd|passphrase|pwd|secret|key|token|credentials?|bearer|basic)[\w-]{0,16}"
     r"[\"'`]{0,2}\s{0,3}(?:(?::=?|=>?|is?)\s{0,3}[\"'`]{0,2})?\Z",
@@ -140,7 +141,12 @@ class Secrets(Scanner):
     """Finds them by shape.  Score 1 for a documented prefix, 0.7 for what is assigned to a telling word."""
 
     stages: ClassVar[frozenset[str]] = frozenset(STAGES)
-    scores: ClassVar[dict[str, float]] = {"assigned_secret": 0.7, "bearer_token": 0.8, "url_password": 0.8, "api_key": 0.9}
+    scores: ClassVar[dict[str, float]] = {
+        "assigned_secret": 0.7,
+        "bearer_token": 0.8,
+        "url_password": 0.8,
+        "api_key": 0.9,
+    }
 
     def __init__(self) -> None:
         self._rules = Rules(_RULES)
@@ -167,9 +173,10 @@ class Secrets(Scanner):
                 at = line.start()
         return size - at
 
-    def resume(self, label: str, text: str) -> int:
+    def resume(self, label: str, text: str) -> tuple[int, bool]:
         if label == "private_key":
             end = _END.search(text)
-            return end.end() if end else len(text)
+            return (end.end(), False) if end else (max(0, len(text) - _LAST_LINE), True)
         run = _RUN.match(text)
-        return run.end() if run else 0
+        size = run.end() if run else 0
+        return size, size == len(text)
