@@ -40,6 +40,7 @@ from gateway.endpoints.teams import Teams as TeamsEndpoints
 from gateway.endpoints.tokens import Tokens
 from gateway.endpoints.users import Users
 from gateway.errors import BadCall
+from gateway.inner import Form, Inner
 from gateway.keys import Keys
 from gateway.ledger.sqlite import SqliteLedger
 from gateway.meter import Meter
@@ -65,6 +66,10 @@ from gateway.telemetry.traces import Traces
 from gateway.transport import Limits, Transport
 
 DIALECTS: Final[Mapping[str, ModuleType]] = {"openai": openai}
+_FORMS: Final = {
+    "chat": Form(chat.KIND, chat.ChatCall, chat.understand),
+    "embeddings": Form(embeddings.KIND, embeddings.EmbeddingCall, embeddings.understand),
+}
 
 log = logging.getLogger("gateway")
 
@@ -95,8 +100,9 @@ class Gateway:
         self.books = _books(config, changeable=self.roster is not None)
         self.metrics.registry.register(Money(self.books))
         self.meter = Meter(self.prices)
-        self.policies = _policies(config, self._offers()) if policies is None else policies
-        self.pipeline = Pipeline(self.policies, self.targets, self.meter, observers)
+        self.inner = Inner(openai, _FORMS)
+        built = _policies(config, self._offers()) if policies is None else policies
+        self.pipeline = self.inner.pipeline = Pipeline(built, self.targets, self.meter, observers)
         self.urls = self._urls()
         self.admin = self._admin_urls()
         self._tasks: list[asyncio.Task[None]] = []
@@ -129,7 +135,7 @@ class Gateway:
         for task in self._tasks:
             task.cancel()
         await self.pipeline.idle()
-        for policy in self.policies:
+        for policy in self.pipeline.policies:
             await policy.aclose()
         if self.books is not None:
             await self.books.aclose()
@@ -163,6 +169,7 @@ class Gateway:
             "counters": self.counters,
             "books": self.books,
             "meter": self.meter,
+            "inner": self.inner,
         }
 
     def _metrics(self) -> Metrics:

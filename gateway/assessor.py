@@ -112,7 +112,8 @@ class Scanner(Assessor):
 
     async def assess(self, text: str, stage: str) -> Verdict:
         if len(text) <= SLICE:
-            return self.verdict(self.scan(text))
+            size = len(text)
+            return self.verdict([one._replace(end=size) if one.open else one for one in self.scan(text)])
         found: list[Found] = []
         follower = ScanFollower(self)
         for at in range(0, len(text), SLICE):
@@ -165,19 +166,20 @@ class ScanFollower:
         settled = max(settled, self.settled - base)
         last = max(self._last, self.settled) - base  # what lies before it is decided
         for one in merged(scanner.scan(text)):
-            start, end = max(one.start, last), one.end
+            goes_on = one.open and not final
+            start, end = max(one.start, last), size if one.open and final else one.end
             if end <= last or start >= settled:
                 continue
-            if end > settled and not final:
-                if size - one.start <= HELD and not one.open:  # it can still wait, whole
+            if end > settled and not goes_on and not final:
+                if size - one.start <= HELD:  # it can still wait, whole
                     settled = one.start
                     break
                 settled = end
-            label_open = one.open and not final and end == size
-            told.append(Found(start + base, end + base, one.label, label_open, one.replacement))
+            told.append(Found(start + base, end + base, one.label, goes_on, one.replacement))
             last = end
-            if label_open:
-                self._open = told[-1]
+            if goes_on:
+                self._open, settled = told[-1], end
+                break
         self._last = max(self._last, last + base)
         self.settled = settled + base
         self._forget()

@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # names only: nothing above this file is imported
     from gateway.body import Fields
     from gateway.dialects import Chunk, Dialect, Reader
     from gateway.errors import GatewayError
+    from gateway.presence import Presence
     from gateway.targets import Target
 
 Content = Literal["none", "redacted", "full"]
@@ -165,6 +166,7 @@ class Exchange(Struct, eq=False, weakref=True):
     feature: str = ""
     tags: tuple[str, ...] = ()
     client: str = ""  # the caller's address
+    inner: str = ""  # why the gateway itself makes this call, for another one: embed | assess | …
     # decided
     decisions: list[Decision] = field(default_factory=list)
     assessments: list[Assessment] = field(default_factory=list)
@@ -180,9 +182,12 @@ class Exchange(Struct, eq=False, weakref=True):
     ended: int = 0
     sent_bytes: int = 0
     kept: bool = False  # an observer reads what was asked later on, in its thread
-    draining: bool = False  # the caller hung up; the answer is read to its end for its usage
+    draining: bool = False  # the caller hung up; the answer is read to its end, for its usage or for others
+    awaited: bool = False  # others wait for this answer: it is read to its end although its caller hangs up
+    presence: Presence | None = None  # of the caller, while the call is under way
     upstream: int = 0  # ns spent waiting for providers before the first byte left
     error: GatewayError | None = None  # None if and only if the caller received a complete reply
+    saved: int | None = None  # nano-USD that an answer from the cache would have cost
     output: list[str] = field(default_factory=list)  # the answer's text, kept only where the team asks for content
 
     @property

@@ -241,11 +241,15 @@ class Holding:
         queue = self._queue
         while queue:
             event = queue[0]
-            if not last and any([piece.end > piece.lane.judge.settled for piece in event.pieces]):
+            if not last and any(piece.end > piece.lane.judge.settled for piece in event.pieces):
                 break
             queue.popleft()
             raw = self._write(event)
             self._held -= len(event.raw)
+            for piece in event.pieces:
+                edits = piece.lane.judge.edits
+                while edits and edits[0].end <= piece.start:  # nothing that comes will ask for it
+                    del edits[0]
             leaving.append(raw)
         return leaving[0] if len(leaving) == 1 else b"".join(leaving)
 
@@ -286,7 +290,7 @@ class Holding:
 def add(edits: list[Found], more: Sequence[Found]) -> None:
     """Keeps edits in order and apart from one another."""
     if more:
-        edits[:] = merged([*edits, *more])
+        edits[:] = merged([*edits, *more]) if edits else merged(more)
 
 
 def _fields_of(raw: bytes) -> bytes:

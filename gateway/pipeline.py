@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing
 from itertools import islice
 from random import getrandbits
-from typing import Any
+from typing import Any, Final
 
 from gateway.dialects import Chunk, Reader
 from gateway.errors import BadCall, Broken, ClientGone, Denied, GatewayError, Unavailable, UpstreamError
@@ -28,6 +28,7 @@ log = logging.getLogger("gateway")
 clock = time.perf_counter_ns
 
 Receipts = list[tuple[Policy[Any], Any]]
+MOST_DRAINS: Final = 64  # answers read to their end at once that nobody waits for
 
 
 class Pipeline:
@@ -36,6 +37,7 @@ class Pipeline:
     def __init__(
         self, policies: Sequence[Policy[Any]], targets: Targets, meter: Meter, observers: Sequence[Observer]
     ) -> None:
+        self.policies = policies
         self.targets = targets
         self.meter = meter
         self.observers = observers
@@ -53,8 +55,9 @@ class Pipeline:
         self.started(x)
         try:
             await read(x)  # who is asking, and for what
-            with Presence(hangup, lambda: self.grace(x)):  # raises ClientGone in here, and only in here
-                await self.admit(x, receipts)
+            with Presence(hangup, lambda: self.grace(x)) as x.presence:  # raises ClientGone in here, and only in here
+                if not x.inner:  # else what it is made for was admitted
+                    await self.admit(x, receipts)
                 if x.answer is None:
                     await self.call(x, reply, receipts)
                 else:  # a policy answers in the provider's place
@@ -213,7 +216,7 @@ class Pipeline:
 
     async def deliver(self, x: Exchange, chunk: Chunk, reply: Reply, held: Receipts | None = None) -> None:
         """One chunk to the caller, past those who look at it.  held: what is settled before the last one leaves."""
-        kept = await self.screen(x, chunk) if self._screens else chunk
+        kept = await self.screen(x, chunk) if self._screens and not x.inner else chunk
         if chunk.last and held:
             self.settle(x, held)  # nothing is held any more when the caller sees the end
         if kept is not None:
@@ -240,19 +243,16 @@ class Pipeline:
             log.exception("a refusal could not be sent", extra={"request_id": x.id})
 
     def grace(self, x: Exchange) -> float:
-        """Seconds a hung-up caller's answer is still read for its usage; 0: the provider is stopped at once."""
+        """Seconds a hung-up caller's answer is still read, for its usage or for others; 0: the provider is stopped."""
         final = x.final
-        if (
-            final is None
-            or not final.sent
-            or final.ended
-            or final.target.provider.on_hangup != "drain"
-            or self.drains >= 64
-        ):
+        if final is None or not final.sent or final.ended:
             return 0
+        provider = final.target.provider
+        if not x.awaited and (provider.on_hangup != "drain" or self.drains - x.draining >= MOST_DRAINS):
+            return 0
+        self.drains += not x.draining
         x.draining = True
-        self.drains += 1
-        return final.target.provider.drain_seconds
+        return provider.timeouts.total if x.awaited else provider.drain_seconds
 
     # ── afterwards ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -275,7 +275,7 @@ class Pipeline:
                 log.exception("%s broke", type(observer).__name__, extra={"request_id": x.id})
 
     def finished(self, x: Exchange) -> None:
-        x.ended = clock()
+        x.ended, x.presence = clock(), None
         if x.draining:
             self.drains -= 1
         for observer in self.observers:

@@ -64,6 +64,13 @@ class Presence:
         self._hangup.listen(self._gone)
         return self
 
+    def reconsider(self) -> None:
+        """Asks `grace` anew, for a caller that is gone: what it went on for may have changed."""
+        if self._hangup.gone and not self._fired:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._gone()
+
     def _gone(self) -> None:
         seconds = self._grace()
         if seconds > 0:

@@ -156,7 +156,9 @@ class Secrets(Scanner):
         for at, one in enumerate(found):
             if one.label == "private_key":  # from its first line to its last, or to the end
                 end = _END.search(text, one.end)
-                found[at] = one._replace(end=end.end() if end else len(text), open=end is None)
+                found[at] = one._replace(
+                    end=end.end() if end else max(one.end, len(text) - _LAST_LINE), open=end is None
+                )
         return found
 
     def hold(self, text: str) -> int:
