@@ -24,6 +24,7 @@ class Judge(Protocol):
     """Those who judge one lane."""
 
     settled: int  # characters of the lane that are decided
+    timed: bool  # it decides more once it is told that text has waited long enough
     edits: list[Found]  # what is taken out of it, in order; a replacement of None: the ordinary one
 
     async def hear(self, piece: str, final: bool, due: bool) -> None:
@@ -96,6 +97,8 @@ class Holding:
 
     async def take(self, raw: bytes, last: bool) -> bytes:
         """What may leave, now that this has arrived."""
+        if not raw and not last:
+            return await self._due()
         self._held += len(raw)
         if self._held > MOST:
             raise Unjudged("an answer too large to be held")
@@ -110,7 +113,7 @@ class Holding:
             await self._finish(list(self._lanes.values()))
         return self._release(last)
 
-    async def due(self) -> bytes:
+    async def _due(self) -> bytes:
         """What may leave although nothing has arrived: what waits has waited long enough."""
         now = clock()
         for lane in self._lanes.values():
@@ -120,8 +123,8 @@ class Holding:
 
     @property
     def waits(self) -> float | None:
-        """Seconds until `due` has something to do."""
-        since = [lane.since for lane in self._lanes.values() if lane.since]
+        """Seconds after which to ask again, with nothing new; None where that would change nothing."""
+        since = [lane.since for lane in self._lanes.values() if lane.since and lane.judge.timed]
         return max(0.0, min(since) + self._seconds - clock()) if since and self._queue else None
 
     # ── what arrives ────────────────────────────────────────────────────────────────────────────────────────────────

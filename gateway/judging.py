@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from gateway.assessor import PASSED, Assessor, Follower, ScanFollower, Scanner, Verdict
+from gateway.assessor import PASSED, Assessor, Follower, ScanFollower, Scanner, Verdict, WindowFollower
 from gateway.errors import Denied
 from gateway.escapes import Escapes
 from gateway.exchange import Assessment
@@ -161,7 +161,7 @@ class _Beside:
 class LaneJudge:
     """The rules for one lane of an answer, and the placeholders to be put back into it."""
 
-    __slots__ = ("_escapes", "_panel", "_quick", "_restorer", "_size", "_slow", "_stage", "edits", "settled")
+    __slots__ = ("_escapes", "_panel", "_quick", "_restorer", "_size", "_slow", "_stage", "edits", "settled", "timed")
 
     def __init__(self, panel: Panel, rules: Sequence[Rule], stage: str, masking: Masking | None) -> None:
         self._panel = panel
@@ -172,6 +172,7 @@ class LaneJudge:
         self._escapes = Escapes() if stage == "tool_arguments" else None  # it is the source of JSON
         self._restorer = Restorer(masking, self._escapes is not None) if masking else None
         self._size = 0
+        self.timed = any(isinstance(one.follower, WindowFollower) and one.holds for one in self._slow)
         self.settled = 0
         self.edits: list[Found] = []
 

@@ -54,5 +54,9 @@ class Policy(Generic[Receipt]):
         """On the way back, once per chunk.  Return another to change it, None to hold it back, raise Denied to stop."""
         return chunk
 
+    def patience(self, x: Exchange) -> float | None:
+        """Seconds after which `screen` is asked again, with an empty chunk, should nothing come; None: it need not be."""
+        return None
+
     def settle(self, x: Exchange, receipt: Receipt) -> None:
         """When the request, or the attempt, is over.  Reports; never awaits, so that nothing can interrupt it."""

@@ -118,15 +118,15 @@ class Safety(Policy[_State]):
             return None
         state = self._states[x] = _State(Panel(rules, x.assessments))
         try:
-            await self._ask(x, state)
+            await self._ask(x, state, rules)
         except Denied:
             x.body, x.fields = b"", {}  # what was blocked is kept nowhere
             self._over(x, state)
             raise
         return state
 
-    async def _ask(self, x: Exchange, state: _State) -> None:
-        rules = [rule for rule in state.panel.rules if rule.stages & _ASKED]
+    async def _ask(self, x: Exchange, state: _State, rules: Sequence[Rule]) -> None:
+        rules = [rule for rule in rules if rule.stages & _ASKED]
         if not rules:
             return
         if x.upload is not None:
@@ -198,9 +198,10 @@ class Safety(Policy[_State]):
         if state is None:
             if not (mine := self._of(x.caller.team)):
                 return chunk
-            # An earlier policy has answered: nobody was asked about the input yet.
+            # An earlier policy has answered, for one that was judged and let pass: only its placeholders are missing.
+            masks = [rule for rule in mine if rule.action == "mask"]
             state = self._states[x] = _State(Panel(mine, x.assessments))
-            await self._ask(x, state)
+            await self._ask(x, state, masks)  # the same placeholders as when the answer was given
         if state.tasks:
             await _all(state.tasks)
             state.tasks.clear()
@@ -227,6 +228,10 @@ class Safety(Policy[_State]):
             self._not_judged(panel, rules, "output", what)
 
         return Holding(x.dialect, x.stream, judge, unjudged, self._said.hold_seconds)
+
+    def patience(self, x: Exchange) -> float | None:
+        state = self._states.get(x)
+        return state.holding.waits if state is not None and state.holding is not None else None
 
     def settle(self, x: Exchange, state: _State) -> None:
         holding = state.holding

@@ -19,6 +19,7 @@ from msgspec.structs import astuple
 
 from gateway.exchange import Usage
 from gateway.store import (
+    AssessmentRecord,
     AttemptRecord,
     Content,
     DecisionRecord,
@@ -69,12 +70,13 @@ def contents(records: Sequence[Record]) -> list[tuple[str, str, str]]:
 def record(row: Sequence[Any]) -> Record:
     """row: COLUMNS, the blob, asked, answered."""
     facts = {name: fact for name, fact in _told(row).items() if name in Record.__struct_fields__}
-    plain, message, decisions, attempts, timings, tokens = _decode(row[17])
+    plain, message, decisions, attempts, timings, tokens, *more = _decode(row[17])
     facts |= {name: facts[name] or "" for name in ("session", "user", "feature")}
     facts |= zip(DETAIL, plain, strict=True)
     facts["error"] = None if message is None else _named(Fault, (row[8], message))
     facts["decisions"] = [_named(DecisionRecord, decision) for decision in decisions]
     facts["attempts"] = [_unpacked(attempt) for attempt in attempts]
+    facts["assessments"] = [_named(AssessmentRecord, one) for one in (more[0] if more else ())]
     facts["timings"] = _named(Timings, timings)
     facts["tokens"] = _named(Tokens, tokens)
     facts["content"] = None if row[18] is None else _named(Content, row[18:])
@@ -169,6 +171,7 @@ def _row(record: Record) -> Row:
                 [_packed(attempt) for attempt in attempts],
                 astuple(record.timings),
                 astuple(tokens),
+                [astuple(one) for one in record.assessments],
             )
         ),
     )

@@ -32,7 +32,7 @@ class JsonSchema(Assessor):
             return self
 
     def __init__(self, said: Settings | None = None) -> None:
-        said = said or self.Settings()
+        said = said or self.Settings.model_validate({})
         self._fenced = said.fenced
         self._errors = None if said.schema_ is None else _validator(said.schema_)
 

@@ -275,7 +275,7 @@ def _phone(text: str, groups: list[re.Match[str]], first: int) -> int | None:
         nearest = last + 1 >= len(groups) or groups[last + 1].start() - groups[last].end() > 3
         if digits > 15:
             return None
-        if plus and 8 <= digits and (nearest or digits + len(groups[last + 1][0]) > 15):
+        if plus and digits >= 8 and (nearest or digits + len(groups[last + 1][0]) > 15):
             return last
         count = last - first + 1
         if not plus and nearest and 9 <= digits <= 12 and groups[first][0][0] == "0" and count == 2:

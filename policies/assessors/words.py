@@ -24,6 +24,7 @@ class Words(Scanner):
 
     class Settings(settings.Settings):
         words: list[Word] = Field(default_factory=list)
+        # The topic's name is what records show; its words do not appear there.
         topics: dict[
             settings.Name, list[Word]
         ] = {}  # by the topic's name, which records show; words do not appear there
