@@ -1,4 +1,4 @@
-"""What an assessor is: an opinion about a text, in a verdict; and how one follows a text that is still being written."""
+"""What an assessor is: an opinion about a text, in a verdict; and how one follows a text that is being written."""
 
 from __future__ import annotations
 
@@ -198,7 +198,7 @@ class ScanFollower:
         return [Found(start, self.settled, label, False, "")] if more else []
 
     def _forget(self) -> None:
-        """What lies too far back to matter to what comes; where it is cut there is no letter, so that nothing begins."""
+        """What lies too far back to matter to what comes goes."""
         keep = max(0, self.settled - self._base - 64)
         if keep > HELD:
             self._text = self._text[keep:]

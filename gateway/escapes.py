@@ -20,7 +20,7 @@ _LETTERS: Final = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f"}
 
 
 class Escapes:
-    """A source that arrives in pieces.  Pairs of surrogates become one character each: no pattern here asks for more."""
+    """A source that arrives in pieces.  Halves of characters become marks: no pattern asks for them."""
 
     __slots__ = ("_carry", "_plain", "_plains", "_raws", "_size")
 

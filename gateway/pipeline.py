@@ -183,14 +183,15 @@ class Pipeline:
 
     async def pieces(self, x: Exchange, answer: Answer, reply: Reply) -> AsyncGenerator[bytes, None]:
         """An answer as it comes.  While nothing does, policies that hold something back are asked again."""
-        coming: asyncio.Task[bytes] | None = None
+        coming: asyncio.Future[bytes] | None = None
+        pieces = aiter(answer)
         try:
             while True:
                 waits = [wait for policy in self._patient if (wait := policy.patience(x)) is not None]
                 if coming is None and not waits:
-                    yield await anext(answer)
+                    yield await anext(pieces)
                     continue
-                coming = coming or asyncio.ensure_future(anext(answer))  # type: ignore[arg-type]  # a coroutine, in fact
+                coming = coming or asyncio.ensure_future(anext(pieces))
                 await asyncio.wait({coming}, timeout=min(waits, default=None))
                 if not coming.done():
                     await self.deliver(x, Chunk(text=""), reply)

@@ -55,7 +55,7 @@ class Policy(Generic[Receipt]):
         return chunk
 
     def patience(self, x: Exchange) -> float | None:
-        """Seconds after which `screen` is asked again, with an empty chunk, should nothing come; None: it need not be."""
+        """Seconds after which `screen` is asked again, with an empty chunk, if nothing comes; None: it need not be."""
         return None
 
     def settle(self, x: Exchange, receipt: Receipt) -> None:

@@ -69,10 +69,9 @@ def _iban(match: re.Match[str]) -> tuple[int, int] | None:
     wanted, seen, end = _IBAN.get(text[:2].upper()), 0, 0
     if wanted is None:
         return None
-    for end, letter in enumerate(text, 1):
-        seen += letter.isalnum()
-        if seen == wanted:
-            break
+    while end < len(text) and seen < wanted:
+        seen += text[end].isalnum()
+        end += 1
     value = "".join(letter for letter in text[:end] if letter.isalnum()).upper()
     after = match.string[start + end : start + end + 1]
     if seen != wanted or (after.isalnum() and after.isascii()):

@@ -25,12 +25,9 @@ class Words(Scanner):
     class Settings(settings.Settings):
         words: list[Word] = Field(default_factory=list)
         # The topic's name is what records show; its words do not appear there.
-        topics: dict[
-            settings.Name, list[Word]
-        ] = {}  # by the topic's name, which records show; words do not appear there
-        patterns: dict[settings.Name, Word] = Field(
-            default_factory=dict
-        )  # regular expressions, without back-references or look-around
+        topics: dict[settings.Name, list[Word]] = Field(default_factory=dict)
+        # Regular expressions, without back-references or look-around.
+        patterns: dict[settings.Name, Word] = Field(default_factory=dict)
 
         @model_validator(mode="after")
         def _compiles(self) -> Self:
