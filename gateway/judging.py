@@ -57,12 +57,13 @@ class Rule:
 class Panel:
     """Those who are asked about one request.  `assessments`: what they said so far, one for each of them and stage."""
 
-    __slots__ = ("_noted", "assessments", "failed_open", "rules")
+    __slots__ = ("_noted", "assessments", "failed_open", "rules", "unjudged")
 
     def __init__(self, rules: Sequence[Rule], assessments: list[Assessment]) -> None:
         self.rules = rules
         self.assessments = assessments
-        self.failed_open = False
+        self.failed_open = False  # one failed, and the call went on
+        self.unjudged = False  # there was something that nobody here can read
         self._noted: dict[tuple[str, str], Assessment] = {}
 
     def noted(self, rule: Rule, stage: str) -> Assessment:
@@ -112,6 +113,7 @@ class Panel:
         return list(verdict.spans) if rule.action in ("redact", "mask") else []
 
     def not_judged(self, rule: Rule, stage: str, what: str) -> None:
+        self.unjudged = True
         one = self.noted(rule, stage)
         one.explanation = one.explanation or what
         _raise(one, "not_judged")

@@ -123,6 +123,7 @@ class Safety(Policy[_State]):
             x.body, x.fields = b"", {}  # what was blocked is kept nowhere
             self._over(x, state)
             raise
+        self._tell(x, state)
         return state
 
     async def _ask(self, x: Exchange, state: _State, rules: Sequence[Rule]) -> None:
@@ -202,7 +203,7 @@ class Safety(Policy[_State]):
             masks = [rule for rule in mine if rule.action == "mask"]
             state = self._states[x] = _State(Panel(mine, x.assessments))
             await self._ask(x, state, masks)  # the same placeholders as when the answer was given
-        if state.tasks:
+        if state.tasks:  # the answer waits for those who were asked beside the call
             await _all(state.tasks)
             state.tasks.clear()
         holding = state.holding
@@ -211,8 +212,9 @@ class Safety(Policy[_State]):
             if x.endpoint == "embeddings" or not (rules or state.masking):
                 return chunk
             holding = state.holding = self._hold(x, state, rules)
-            self._tell(x, state)
         raw = await holding.take(chunk.raw, chunk.last)
+        if not x.first_byte:
+            self._tell(x, state)
         if not raw and not chunk.last:
             return None
         return Chunk(raw, chunk.text, chunk.usage, chunk.last)
@@ -264,11 +266,12 @@ class Safety(Policy[_State]):
 
     def _tell(self, x: Exchange, state: _State) -> None:
         """In the answer's head: not everybody was asked who should have been."""
-        told = ["failed_open"] if state.panel.failed_open else []
-        if any(one.verdict == "not_judged" for one in x.assessments):
-            told.append("not_judged")
-        if told:
-            x.reply_headers.append((_HEADER, ", ".join(told).encode()))
+        panel = state.panel
+        if not (panel.failed_open or panel.unjudged):
+            return
+        told = b", ".join([b"failed_open"] * panel.failed_open + [b"not_judged"] * panel.unjudged)
+        x.reply_headers = [header for header in x.reply_headers if header[0] != _HEADER]
+        x.reply_headers.append((_HEADER, told))
 
 
 def _rule(use: Use, said: Safety.Settings, offers: dict[str, Any]) -> Rule:
