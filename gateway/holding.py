@@ -25,7 +25,7 @@ class Judge(Protocol):
 
     settled: int  # characters of the lane that are decided
     timed: bool  # it decides more once it is told that text has waited long enough
-    edits: list[Found]  # what is taken out of it, in order; a replacement of None: the ordinary one
+    edits: list[Found]  # what stands in place of what, in order; without a label: what a placeholder stood for
 
     async def hear(self, piece: str, final: bool, due: bool) -> None:
         """Raises GatewayError to stop the answer."""
@@ -93,7 +93,7 @@ class Holding:
         self._lanes: dict[Place, _Lane] = {}
         self._held = 0
         self.changed = False  # something was taken out of the answer
-        self.said: list[str] = []  # the texts that were let go, as the caller got them
+        self.said: list[str] = []  # the texts that were let go, with the placeholders that the caller did not see
 
     async def take(self, raw: bytes, last: bool) -> bytes:
         """What may leave, now that this has arrived."""
@@ -155,7 +155,7 @@ class Holding:
             part = Part((), text, "output")
             event = _Event(raw, b"", None)
             await self._take_parts(event, [part], None)
-            return self._written(event.pieces[0]).encode() if event.pieces else raw
+            return self._written(event.pieces[0], event.pieces[0].lane.judge.edits).encode() if event.pieces else raw
         for line, parts in read:
             event = _Event(line, b"", line)
             self._queue.append(event)
@@ -260,25 +260,29 @@ class Holding:
         changes: dict[Place, str] = {}
         for piece in event.pieces:
             edits = piece.lane.judge.edits
-            text = self._written(piece) if edits else piece.part.text
+            text = kept = piece.part.text
+            if edits:
+                text = self._written(piece, edits)
+                restored = any(not edit.label for edit in edits)
+                kept = self._written(piece, [edit for edit in edits if edit.label]) if restored else text
             if text is not piece.part.text:
                 if piece.part.place[-1:] == (NAME,):
                     self._unjudged("a field's name, which cannot be taken out")
                     continue
                 changes[piece.part.place] = text
-            self.said.append(text)
+            self.said.append(kept)
         if not changes or event.data is None:
             return event.raw
         self.changed = True
         data = self._dialect.write_texts(event.data, changes)
         return data if self._splitter is None else event.head + b"data: " + data + b"\n\n"
 
-    def _written(self, piece: _Piece) -> str:
+    def _written(self, piece: _Piece, edits: Sequence[Found]) -> str:
         """The part's text without what was taken out; each place is replaced where it begins."""
         text, start, end = piece.part.text, piece.start, piece.end
         parts: list[str] = []
         at = start
-        for edit in piece.lane.judge.edits:
+        for edit in edits:
             if edit.end <= start or edit.start >= end:
                 continue
             if edit.start >= start:

@@ -46,14 +46,14 @@ class Masking:
         return f"[{name}]"
 
     def find(self, text: str, in_json: bool) -> list[Found]:
-        """Placeholders in a text, with what belongs in their place.  in_json: the text is JSON's source."""
+        """Placeholders in a text, with what belongs in their place (no label).  in_json: the text is JSON's source."""
         found = []
         for match in _MARK.finditer(text):
             value = self._values.get(match[1].upper())
             if value is not None:
                 if in_json:
                     value = msgspec.json.encode(value)[1:-1].decode()
-                found.append(Found(*match.span(), match[1], False, value))
+                found.append(Found(*match.span(), "", False, value))
         return found
 
 

@@ -237,8 +237,8 @@ class Safety(Policy[_State]):
 
     def settle(self, x: Exchange, state: _State) -> None:
         holding = state.holding
-        if x.output and holding is not None:
-            x.output = holding.said  # as it was let go
+        if x.output and holding is not None and (holding.changed or x.error is not None):
+            x.output = holding.said  # what was let go
         self._over(x, state)
 
     def _over(self, x: Exchange, state: _State) -> None:
