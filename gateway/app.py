@@ -25,7 +25,7 @@ from gateway.counters import Counters
 from gateway.counters.memory import MemoryCounters
 from gateway.credentials import Pepper, kept_pepper
 from gateway.dialects import openai
-from gateway.endpoints import House, chat, completions, embeddings
+from gateway.endpoints import House, chat, completions, embeddings, moderations
 from gateway.endpoints.admin import Admin
 from gateway.endpoints.audit import Audit
 from gateway.endpoints.budgets import Budgets
@@ -69,6 +69,7 @@ DIALECTS: Final[Mapping[str, ModuleType]] = {"openai": openai}
 _FORMS: Final = {
     "chat": Form(chat.KIND, chat.ChatCall, chat.understand),
     "embeddings": Form(embeddings.KIND, embeddings.EmbeddingCall, embeddings.understand),
+    "moderations": Form(moderations.KIND, moderations.ModerationCall, moderations.understand),
 }
 
 log = logging.getLogger("gateway")

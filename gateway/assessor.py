@@ -11,10 +11,11 @@ from typing import Any, ClassVar, Final, NamedTuple, Protocol
 from pydantic import BaseModel
 
 from gateway import settings
+from gateway.exchange import Exchange
 from gateway.patterns import HELD, Found, merged
 from gateway.problems import nearest
 
-SLICE: Final = 16_384  # characters scanned in one go: other requests get their turn in between
+SLICE: Final = 2048  # characters scanned in one go: other requests get their turn in between
 OVERLAP: Final = 2 * HELD  # characters that two slices share
 LONGEST: Final = 4_000_000  # characters that an assessor which must see all of an answer waits for
 
@@ -77,11 +78,15 @@ class Assessor:
         """Of a whole text.  May raise anything: then `on_error` decides."""
         raise NotImplementedError
 
+    async def asked(self, x: Exchange | None, text: str, stage: str) -> Verdict:
+        """The same, for one that must know the request, because it makes calls of its own for it."""
+        return await self.assess(text, stage)
+
     async def aclose(self) -> None:
         """The gateway ends."""
 
-    def follow(self, stage: str) -> Follower:
-        return WholeFollower(self, stage) if self.whole else WindowFollower(self, stage)
+    def follow(self, stage: str, x: Exchange | None = None) -> Follower:
+        return WholeFollower(self, stage, x) if self.whole else WindowFollower(self, stage, x)
 
 
 class Scanner(Assessor):
@@ -131,7 +136,7 @@ class Scanner(Assessor):
         told = ", ".join(f"{label} {count}×" if count > 1 else label for label, count in counts.items())
         return Verdict(score, score, told[:200], found)
 
-    def follow(self, stage: str) -> ScanFollower:
+    def follow(self, stage: str, x: Exchange | None = None) -> ScanFollower:
         return ScanFollower(self)
 
 
@@ -208,9 +213,10 @@ class ScanFollower:
 class WindowFollower:
     """Asks about each window of a text, with some of what stood before it."""
 
-    def __init__(self, assessor: Assessor, stage: str) -> None:
+    def __init__(self, assessor: Assessor, stage: str, x: Exchange | None = None) -> None:
         self._assessor = assessor
         self._stage = stage
+        self._x = x
         self._text = ""  # not longer than context and window
         self._new = 0  # characters at its end that were not judged
         self._size = 0
@@ -223,7 +229,7 @@ class WindowFollower:
         if not self._new or not (final or due or self._new >= self._assessor.window):
             return PASSED
         text = self._text[-(self._new + self._assessor.context) :]
-        verdict = await self._assessor.assess(text, self._stage)
+        verdict = await self._assessor.asked(self._x, text, self._stage)
         start = self._size - len(text)
         self._text, self._new = text[-self._assessor.context :], 0
         before, self.settled = self.settled, self._size
@@ -234,9 +240,10 @@ class WindowFollower:
 class WholeFollower:
     """Asks once, about all of it."""
 
-    def __init__(self, assessor: Assessor, stage: str) -> None:
+    def __init__(self, assessor: Assessor, stage: str, x: Exchange | None = None) -> None:
         self._assessor = assessor
         self._stage = stage
+        self._x = x
         self._pieces: list[str] = []
         self._size = 0
         self.settled = 0
@@ -248,7 +255,7 @@ class WholeFollower:
             raise ValueError(f"the text is over {LONGEST} characters")
         if not final:
             return PASSED
-        verdict = await self._assessor.assess("".join(self._pieces), self._stage)
+        verdict = await self._assessor.asked(self._x, "".join(self._pieces), self._stage)
         self.settled = self._size
         return verdict
 

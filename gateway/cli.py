@@ -1,4 +1,4 @@
-"""The `tollkeeper` command: serve, check, explain, demo, and those of gateway.commands."""
+"""The `tollkeeper` command: serve, check, explain, demo, and those of other files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from gateway import __version__, commands, reports
+from gateway import __version__, assess, commands, reports
 
 if TYPE_CHECKING:  # each command imports what it needs: `--help` answers at once
     from gateway.settings import Config, Target
@@ -24,7 +24,7 @@ def main() -> None:
     """Tollkeeper: an LLM gateway. It identifies, times, prices and explains every call to a model provider."""
 
 
-for group in (commands.keys, commands.teams, commands.tokens, commands.audit, reports.ledger):
+for group in (commands.keys, commands.teams, commands.tokens, commands.audit, reports.ledger, assess.assess):
     main.add_command(group)
 
 

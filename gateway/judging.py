@@ -8,11 +8,12 @@ import time
 from collections.abc import Awaitable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
+from weakref import ref
 
 from gateway.assessor import PASSED, Assessor, Follower, ScanFollower, Scanner, Verdict, WindowFollower
 from gateway.errors import Denied
 from gateway.escapes import Escapes
-from gateway.exchange import Assessment
+from gateway.exchange import Assessment, Exchange
 from gateway.holding import add
 from gateway.masking import Masking, Restorer
 from gateway.patterns import Found
@@ -55,13 +56,13 @@ class Rule:
 
 
 class Panel:
-    """Those who are asked about one request.  `assessments`: what they said so far, one for each of them and stage."""
+    """Those who are asked about one request; what they say is noted on it, once for each of them and stage."""
 
-    __slots__ = ("_noted", "assessments", "failed_open", "rules", "unjudged")
+    __slots__ = ("_noted", "_x", "failed_open", "rules", "unjudged")
 
-    def __init__(self, rules: Sequence[Rule], assessments: list[Assessment]) -> None:
+    def __init__(self, rules: Sequence[Rule], x: Exchange) -> None:
         self.rules = rules
-        self.assessments = assessments
+        self._x = ref(x)  # it may outlive its state, never the reverse
         self.failed_open = False  # one failed, and the call went on
         self.unjudged = False  # there was something that nobody here can read
         self._noted: dict[tuple[str, str], Assessment] = {}
@@ -70,8 +71,12 @@ class Panel:
         one = self._noted.get((rule.name, stage))
         if one is None:
             one = self._noted[rule.name, stage] = Assessment(rule.name, stage, type=rule.assessor.type)
-            self.assessments.append(one)
+            if (x := self._x()) is not None:
+                x.assessments.append(one)
         return one
+
+    def exchange(self) -> Exchange | None:
+        return self._x()
 
     async def ask(self, rule: Rule, stage: str, answer: Awaitable[Verdict]) -> list[Found]:
         """What is to be taken out of the text.  Raises Denied where the call is refused."""
@@ -153,9 +158,9 @@ class _Beside:
 
     __slots__ = ("dead", "follower", "holds", "rule")
 
-    def __init__(self, rule: Rule, stage: str) -> None:
+    def __init__(self, rule: Rule, stage: str, x: Exchange | None) -> None:
         self.rule = rule
-        self.follower: Follower = rule.assessor.follow(stage)
+        self.follower: Follower = rule.assessor.follow(stage, x)
         self.holds = rule.action != "flag"
         self.dead = False  # it failed, and may: it is not asked again
 
@@ -168,7 +173,7 @@ class LaneJudge:
     def __init__(self, panel: Panel, rules: Sequence[Rule], stage: str, masking: Masking | None) -> None:
         self._panel = panel
         self._stage = stage
-        beside = [_Beside(rule, stage) for rule in rules]
+        beside = [_Beside(rule, stage, panel.exchange()) for rule in rules]
         self._quick = [one for one in beside if isinstance(one.follower, ScanFollower)]
         self._slow = [one for one in beside if not isinstance(one.follower, ScanFollower)]
         self._escapes = Escapes() if stage == "tool_arguments" else None  # it is the source of JSON

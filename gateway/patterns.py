@@ -2,7 +2,7 @@
 
 Hyperscan says which rules have anything in a text: one pass over it for all rules, at most one call back for each.
 Only those are then looked at by Python's own `re`, whose patterns here have no quantifier that is neither bounded nor
-possessive, so that no text is gone over twice.  Patterns of an operator's own run in Hyperscan alone (`Words`).
+possessive, so that no text is gone over twice.  Expressions of an operator's own run in RE2.
 """
 
 from __future__ import annotations
@@ -77,35 +77,52 @@ class Rules:
         return found
 
 
-class Words:
-    """Patterns that an operator wrote: nothing but Hyperscan runs them.  Raises ValueError on one it cannot read."""
+class Expressions:
+    """Regular expressions that an operator wrote, run by RE2: in linear time, whatever they are.  Extra: patterns."""
 
-    def __init__(self, patterns: Sequence[tuple[str, str]], caseless: bool = True) -> None:
-        """patterns: (label, regular expression)."""
-        self._labels = [label for label, _ in patterns]
-        self._lower = caseless  # Hyperscan knows the cases of ASCII; of other letters it is given the lower ones
-        if caseless:
-            patterns = [(label, re.sub(r"[^\x00-\x7f]+", lambda m: m[0].lower(), one)) for label, one in patterns]
-        for label, pattern in patterns:
+    def __init__(self, expressions: Sequence[tuple[str, str]]) -> None:
+        """expressions: (label, expression), in any case.  Raises ValueError on one that RE2 cannot read."""
+        try:
+            import re2
+        except ModuleNotFoundError:
+            raise ValueError("google-re2 is not installed: pip install 'tollkeeper[patterns]'") from None
+        options = re2.Options()
+        options.case_sensitive = False
+        options.log_errors = False
+        self._compiled = []
+        for label, expression in expressions:
             try:
-                _scanner([pattern], [_flags(caseless, starts=True)])
-            except Exception as error:
-                raise ValueError(f"the pattern {label!r} cannot be compiled: {error}") from error
-        flags = [_flags(caseless, starts=True)] * len(patterns)
-        self._starts = _finder([pattern for _, pattern in patterns], flags)
+                self._compiled.append((label, re2.compile(expression, options=options)))
+            except re2.error as error:
+                raise ValueError(f"{error.args[0]!s:.100}") from None
 
-    def find(self, text: str, data: bytes) -> list[Found]:
-        if self._lower and len(data) != len(text) and len(lower := text.lower()) == len(text):
-            data = lower.encode(errors="replace")
-        places: dict[tuple[int, int], int] = {}
-        if not self._starts(data, places):
-            return []
-        found = []
-        for (number, start), end in places.items():
-            if len(data) != len(text):  # places are counted in bytes
-                start, end = len(data[:start].decode("utf-8", "ignore")), len(data[:end].decode("utf-8", "ignore"))
-            found.append(Found(start, end, self._labels[number], end == len(text)))
+    def find(self, text: str) -> list[Found]:
+        """At most MOST places of one expression are told one by one; what follows the last counts as one."""
+        found: list[Found] = []
+        for label, compiled in self._compiled:
+            for number, match in enumerate(compiled.finditer(text)):
+                start, end = match.span()
+                if number == MOST:
+                    found.append(Found(start, len(text), label, True))
+                    break
+                if end > start:
+                    found.append(Found(start, end, label, end == len(text)))
         return found
+
+
+def literal(words: str) -> tuple[str, str]:
+    """(pattern, hint) of a phrase in any case; its blanks stand for any blanks."""
+    parts = words.split()
+    pattern = r"\s{1,4}".join([re.escape(part) for part in parts])
+    hint = r"\s{1,4}".join(["".join([_any_case(letter) for letter in part]) for part in parts])
+    return pattern, hint
+
+
+def _any_case(letter: str) -> str:
+    """Hyperscan knows the cases of ASCII only, and blanks of ASCII only."""
+    if letter.isascii():
+        return re.escape(letter)
+    return "(?:" + "|".join(dict.fromkeys([letter, letter.lower(), letter.upper()])) + ")"
 
 
 def merged(found: Sequence[Found]) -> list[Found]:
@@ -131,51 +148,25 @@ def _joins(text: str, start: int) -> bool:
     return before.isalnum() and before.isascii() and not (start > 1 and text[start - 2] == "\\")
 
 
-def _flags(caseless: bool, starts: bool = False) -> int:
+def _flags(caseless: bool) -> int:
     import hyperscan  # where it is needed: the gateway starts without it
 
-    starting = hyperscan.HS_FLAG_SOM_LEFTMOST | hyperscan.HS_FLAG_UTF8
-    flags = starting if starts else hyperscan.HS_FLAG_SINGLEMATCH
-    return int(flags | (hyperscan.HS_FLAG_CASELESS if caseless else 0))
+    return int(hyperscan.HS_FLAG_SINGLEMATCH | (hyperscan.HS_FLAG_CASELESS if caseless else 0))
 
 
 def _scanner(patterns: Sequence[str], flags: Sequence[int]) -> Callable[[bytes, list[int]], None]:
-    database, scratch = _compiled(patterns, flags)
+    """Tells which patterns occur, never where: looking for starts (HS_FLAG_SOM_LEFTMOST) crashes on `a+b`."""
+    import hyperscan
 
-    def note(number: int, start: int, end: int, flags: int, hits: list[int]) -> None:
+    database = hyperscan.Database()
+    expressions = [pattern.encode() for pattern in patterns]
+    database.compile(expressions=expressions, ids=list(range(len(patterns))), flags=list(flags))
+    scratch = hyperscan.Scratch(database)
+
+    def note(number: int, start: int, end: int, flags: int, hits: Any) -> None:
         hits.append(number)
 
     def scan(data: bytes, hits: list[int]) -> None:
         database.scan(data, match_event_handler=note, context=hits, scratch=scratch)
 
     return scan
-
-
-def _finder(patterns: Sequence[str], flags: Sequence[int]) -> Callable[[bytes, dict[tuple[int, int], int]], bool]:
-    """Longest end by (pattern, start)."""
-    from hyperscan import ScanTerminated as stopped
-
-    database, scratch = _compiled(patterns, flags)
-
-    def note(number: int, start: int, end: int, flags: int, places: dict[tuple[int, int], int]) -> bool | None:
-        places[number, start] = end
-        return True if len(places) > MOST else None  # stops: all that follows is taken as found
-
-    def find(data: bytes, places: dict[tuple[int, int], int]) -> bool:
-        try:
-            database.scan(data, match_event_handler=note, context=places, scratch=scratch)
-        except stopped:
-            number, start = next(reversed(places))
-            places[number, start] = len(data)
-        return bool(places)
-
-    return find
-
-
-def _compiled(patterns: Sequence[str], flags: Sequence[int]) -> tuple[Any, Any]:
-    import hyperscan
-
-    database = hyperscan.Database()
-    expressions = [pattern.encode() for pattern in patterns]
-    database.compile(expressions=expressions, ids=list(range(len(patterns))), flags=list(flags))
-    return database, hyperscan.Scratch(database)

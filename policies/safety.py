@@ -23,6 +23,7 @@ from gateway.dialects import NAME, Chunk
 from gateway.errors import BadCall, Denied
 from gateway.exchange import Assessment, Exchange
 from gateway.holding import Holding
+from gateway.inner import Inner
 from gateway.judging import LaneJudge, Panel, Rule, refused, replaced, side_by_side
 from gateway.masking import Masking
 from gateway.patterns import Found
@@ -78,9 +79,9 @@ class Safety(Policy[_State]):
         replacement: str = "[{label}]"  # in place of what is redacted
         alert: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")] | None = None
 
-    def __init__(self, said: Settings | None = None, *, config: settings.Config | None = None) -> None:
+    def __init__(self, said: Settings | None = None, *, inner: Inner | None = None) -> None:
         self._said = said = said or self.Settings()
-        offers = {"config": config}
+        offers = {"inner": inner}
         self._rules = [(use.teams, _rule(use, said, offers)) for use in said.assessors]
         self._teams: dict[str, tuple[Rule, ...]] = {}
         self._states: WeakKeyDictionary[Exchange, _State] = WeakKeyDictionary()
@@ -116,7 +117,7 @@ class Safety(Policy[_State]):
         rules = self._of(x.caller.team)
         if not rules:
             return None
-        state = self._states[x] = _State(Panel(rules, x.assessments))
+        state = self._states[x] = _State(Panel(rules, x))
         try:
             await self._ask(x, state, rules)
         except Denied:
@@ -160,7 +161,7 @@ class Safety(Policy[_State]):
             self._rewrite(x, state, texts, edits)
 
     async def _judge(self, state: _State, rule: Rule, stage: str, text: Joined, edits: list[Found]) -> None:
-        spans = await state.panel.ask(rule, stage, rule.assessor.assess(text.text, stage))
+        spans = await state.panel.ask(rule, stage, rule.assessor.asked(state.panel.exchange(), text.text, stage))
         if not spans:
             return
         if rule.action == "mask":
@@ -201,7 +202,7 @@ class Safety(Policy[_State]):
                 return chunk
             # An earlier policy has answered, for one that was judged and let pass: only its placeholders are missing.
             masks = [rule for rule in mine if rule.action == "mask"]
-            state = self._states[x] = _State(Panel(mine, x.assessments))
+            state = self._states[x] = _State(Panel(mine, x))
             await self._ask(x, state, masks)  # the same placeholders as when the answer was given
         if state.tasks:  # the answer waits for those who were asked beside the call
             await _all(state.tasks)

@@ -15,8 +15,8 @@ from typing import ClassVar, Final
 from gateway.assessor import Scanner
 from gateway.patterns import HELD, Found, Rule, Rules
 
-_S: Final = r"[\s_*.,:;'\"-]{1,4}"
-_W: Final = r"(?:[\w'-]{1,16}[\s_*.,:;-]{1,3}){0,4}?"
+_S: Final = r"(?:[\s_*.,:;'\"-]{1,4}+)"
+_W: Final = r"(?:[^\W_]{1,16}+[\s_*.,:;'-]{1,3}+){0,4}?"
 _IGNORE: Final = r"(?:ignor(?:e|ing)|disregard|forget|override|overrule|bypass|discard|do[ ]?n[o']?t[ ](?:follow|obey|heed)|stop[ ]following|cancel)"
 _OLD: Final = r"(?:previous(?:ly)?|prior|above|earlier|preceding|former|foregoing|existing|original|initial|system|safety|your|all|any|the|these|those|everything)"
 _ORDERS: Final = r"(?:instructions?|prompts?|rules?|guidelines?|directions?|directives?|orders?|commands?|constraints?|restrictions?|polic(?:y|ies)|programming|context)"
@@ -36,6 +36,8 @@ def _not_quoted(match: re.Match[str]) -> tuple[int, int] | None:
 
 
 def _rule(label: str, pattern: str, hint: str) -> Rule:
+    """Runs of letters and of blanks are never given back: so that no text takes long, however it was made."""
+    pattern = re.sub(r"(\\[sw]\{\d,\d+\})(?![+?])", r"\1+", pattern)
     return Rule(label, pattern, hint, _not_quoted, bounded=False, caseless=True)
 
 
@@ -72,6 +74,12 @@ _RULES: Final = (
           r"(?:restriction|limitation|filter|censorship|guardrail|polic|ethical\s|safety\s)"),
     _rule("persona", r"(?:stay|remain)\s{1,2}in\s{1,2}character\s{1,2}(?:no\s{1,2}matter|even\s{1,2}if|and\s{1,2}never\s{1,2}refuse)|never\s{1,2}(?:refuse|say\s{1,2}no|decline)\s{1,2}(?:a|any|to)\b",
           r"(?:in\s{1,2}character|never\s{1,2}(?:refuse|say\s{1,2}no|decline))"),
+    _rule("persona", r"(?:always\s{1,2}(?:stays?|remains?|acts?|be|is)\s{1,2}(?:\w{1,10}\s{1,2}){0,2}?in\s{1,2}character|never\s{1,2}(?:refuses?|breaks?\s{1,2}character|says?\s{1,2}no|declines?|apologi[sz]es?|warns?)\b)",
+          r"(?:in\s{1,2}character|never\s{1,2}(?:refuse|break|say|decline|apologi|warn))"),
+    _rule("persona", r"(?:regardless\s{1,2}of|without\s{1,2}(?:any\s)?(?:regard|concern|consideration)\s{1,2}(?:for|to)|doe?s?\s{1,2}n[o']t\s{1,2}(?:have|care\s{1,2}about|follow|consider)|(?:has|have|with)\s{1,2}no|never\s{1,2}cares?\s{1,2}about|ignor(?:es?|ing)|free\s{1,2}(?:of|from)|devoid\s{1,2}of)\s{1,2}(?:\w{1,12}[\s,/]{1,2}){0,3}?(?:ethic(?:s|al(?:ity)?)?|moral(?:s|ity|ly)?|legal(?:ity|ly)?|laws|censorship|openai'?s?\s{1,2}(?:policy|policies|rules|guidelines))\b",
+          r"(?:ethic|moral|legal|laws|censorship|openai)"),
+    _rule("persona", r"(?:unethical|immoral|illegal|harmful|dangerous|offensive|inhumane|amoral)(?:\s{0,2}(?:,|/|and|or)\s{0,2}(?:unethical|immoral|illegal|harmful|dangerous|offensive|inhumane|explicit|nsfw|amoral)){2}",
+          r"(?:unethical|immoral|illegal|harmful|dangerous|offensive|inhumane)"),
     _rule("prompt_leak", rf"(?:reveal|show|print|repeat|output|display|leak|expose|recite|write|dump|give|tell){_S}{_W}(?:your|the|its){_S}{_W}(?:system|initial|hidden|secret|original|internal|developer|confidential|pre-?){_S}?(?:prompts?|instructions?|messages?|rules|guidelines|configuration)",
           r"(?:system|initial|hidden|secret|original|internal|developer|confidential|pre-?).{0,4}(?:prompt|instruction|message|rules|guideline|configuration)"),
     _rule("prompt_leak", r"(?:repeat|print|output|write|copy)\s{1,2}(?:\w{1,12}\s{1,2}){0,3}?(?:words|text|everything|content|lines?|all)\s{1,2}(?:\w{1,8}\s{1,2}){0,2}?(?:above|before\s{1,2}this|verbatim)",

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from gateway import settings
 from gateway.assessor import PASSED, Assessor, Verdict
+from gateway.exchange import Exchange
 from gateway.patterns import Found
 
 _TAIL: Final = 2048  # characters in which a repetition is looked for
@@ -38,7 +39,7 @@ class Length(Assessor):
             verdict = one if one is not PASSED else verdict
         return verdict
 
-    def follow(self, stage: str) -> LengthFollower:
+    def follow(self, stage: str, x: Exchange | None = None) -> LengthFollower:
         return LengthFollower(self)
 
     def repeats(self, text: str) -> int:

@@ -193,95 +193,132 @@ class PersonalData(Scanner):
 _WITH_DIGIT: Final = re.compile(r"\d")
 
 
+class _Run:
+    """Groups of digits that blanks and signs join.  Offsets are into the digits alone."""
+
+    __slots__ = ("digits", "ends", "offsets", "start", "starts", "text")
+
+    def __init__(self, text: str, start: int, end: int) -> None:
+        self.text = text
+        self.start = start
+        self.starts: list[int] = []
+        self.ends: list[int] = []
+        self.offsets = [0]
+        groups = []
+        for group in _GROUPS.finditer(text, start, end):
+            self.starts.append(group.start())
+            self.ends.append(group.end())
+            self.offsets.append(self.offsets[-1] + group.end() - group.start())
+            groups.append(group[0])
+        self.digits = "".join(groups)
+
+    def joined(self, first: int) -> int:
+        """The group behind the last that is near enough to belong to one number with this one; eight at most."""
+        last, most = first + 1, min(first + 8, len(self.starts))
+        while last < most and self.starts[last] - self.ends[last - 1] <= 3:
+            last += 1
+        return last
+
+
 def _numbers(text: str) -> Iterator[Found]:
     """Every run of digits may hold several numbers; the one with the strongest check is taken first."""
-    for run in _RUN.finditer(text):
-        if run.end() - run.start() < 7:
+    for match in _RUN.finditer(text):
+        start = match.start()
+        if match.end() - start < 7:
             continue
-        start = run.start()
-        if start and (text[start - 1].isalnum() and not (start > 1 and text[start - 2] == "\\")):
+        if start and text[start - 1].isalnum() and not (start > 1 and text[start - 2] == "\\"):
             continue
-        groups = list(_GROUPS.finditer(text, start, run.end()))
-        at = 0
-        while at < len(groups):
-            for label, last in _candidates(text, groups, at):
-                begin = groups[at].start()
-                if label == "phone" and begin and text[begin - 1] in "+(" and begin - 1 >= start:
-                    begin -= 2 if text[max(start, begin - 2) : begin] in ("+(", "(+") else 1
-                end = groups[last].end()
+        run = _Run(text, start, match.end())
+        at, count = 0, len(run.starts)
+        while at < count:
+            until = run.joined(at)
+            if run.offsets[until] - run.offsets[at] < 8:  # no number here is shorter
+                at += 1
+                continue
+            label, last = _checked(run, at, until)
+            if not label:
+                label, last = _phone(run, at, until)
+            if label:
+                begin, end = run.starts[at], run.ends[last]
+                if label == "phone":
+                    while begin > start and text[begin - 1] in "+(":
+                        begin -= 1
                 yield Found(begin, end, label, end == len(text))
                 at = last
-                break
             at += 1
 
 
-def _candidates(text: str, groups: list[re.Match[str]], first: int) -> Iterator[tuple[str, int]]:
-    """(label, the last of its groups) of each number that begins here, the surest first."""
-    digits, head = "", groups[first]
-    for last in range(first, min(first + 8, len(groups))):
-        group = groups[last][0]
-        if last > first and groups[last].start() - groups[last - 1].end() > 3:
+def _checked(run: _Run, first: int, until: int) -> tuple[str, int]:
+    """(label, its last group) of the shortest number that begins here and whose check is right; ("", 0)."""
+    text, offsets = run.text, run.offsets
+    for last in range(first, until):
+        size = offsets[last + 1] - offsets[first]
+        if size > 19:
             break
-        digits += group
-        if len(digits) > 19:
+        if size not in _SIZES:
+            continue
+        end = run.ends[last]
+        if text[end : end + 1].isalpha():
             break
-        goes_on = text[groups[last].end() : groups[last].end() + 1].isalpha()
-        if goes_on:
-            break
-        label = _label(text, head.start(), groups[first : last + 1], digits)
+        lengths = [offsets[at + 1] - offsets[at] for at in range(first, last + 1)]
+        label = _label(run, first, lengths, run.digits[offsets[first] : offsets[last + 1]])
         if label:
-            yield label, last
-    if (last_of := _phone(text, groups, first)) is not None:
-        yield "phone", last_of
+            return label, last
+    return "", 0
 
 
-def _label(text: str, start: int, groups: list[re.Match[str]], digits: str) -> str:
-    size, lengths = len(digits), [len(group[0]) for group in groups]
-    if 13 <= size <= 19 and (len(lengths) == 1 or all(3 <= length <= 7 for length in lengths)) and luhn(digits):
-        return "card" if digits[0] in "23456" else ""
-    if size == 15 and digits[0] in "12" and 97 - int(digits[:13]) % 97 == int(digits[13:]) and digits[3:5] != "00":
-        return "fr_nir"
+_SIZES: Final = frozenset({9, 11, *range(13, 20)})
+
+
+def _label(run: _Run, first: int, lengths: list[int], digits: str) -> str:
+    size, text, start = len(digits), run.text, run.starts[first]
+    if size >= 13:
+        shaped = len(lengths) == 1 or all([3 <= length <= 7 for length in lengths])
+        if shaped and digits[0] in "23456" and luhn(digits):
+            return "card"
+        if size == 15 and digits[0] in "12" and 97 - int(digits[:13]) % 97 == int(digits[13:]) and digits[3:5] != "00":
+            return "fr_nir"
+        return ""
     if size == 11:
-        if _cpf(digits) and (lengths == [3, 3, 3, 2] or len(lengths) == 1):
+        if (lengths == [3, 3, 3, 2] or len(lengths) == 1) and _cpf(digits):
             return "br_cpf"
         if _steuer_id(digits) and _near(text, start, "de_tax_id"):
             return "de_tax_id"
-        if _pesel(digits) and _near(text, start, "pl_pesel"):
-            return "pl_pesel"
-    if size == 9:
-        shaped = lengths == [3, 2, 4] and text[groups[0].end()] == text[groups[1].end()]
-        shaped = shaped and text[groups[0].end()] in "- " and text[start - 1 : start] not in tuple(".,-/")
-        if (shaped or _near(text, start, "us_ssn")) and _ssn(digits):
+        return "pl_pesel" if _pesel(digits) and _near(text, start, "pl_pesel") else ""
+    if lengths == [3, 2, 4]:
+        sign = text[run.ends[first]]
+        alike = sign == text[run.ends[first + 1]] and sign in "- " and text[start - 1 : start] not in tuple(".,-/")
+        if alike and _ssn(digits):
             return "us_ssn"
-        if _bsn(digits) and _near(text, start, "nl_bsn"):
-            return "nl_bsn"
-    return ""
+    if _ssn(digits) and _near(text, start, "us_ssn"):
+        return "us_ssn"
+    return "nl_bsn" if _bsn(digits) and _near(text, start, "nl_bsn") else ""
 
 
-def _phone(text: str, groups: list[re.Match[str]], first: int) -> int | None:
-    """The last group of a telephone number: with + and 8 to 15 digits, or 10 or 11 digits in three groups or more."""
-    start = groups[first].start()
-    plus = "+" in text[max(0, start - 2) : start]
-    if not plus and text[max(0, start - 1) : start] in ("-", "/", "."):
-        return None
-    digits = 0
-    for last in range(first, min(first + 7, len(groups))):
-        if last > first and groups[last].start() - groups[last - 1].end() > 3:
-            return None
-        if _DATE.match(text, groups[last].start()):
-            return None
-        digits += len(groups[last][0])
-        nearest = last + 1 >= len(groups) or groups[last + 1].start() - groups[last].end() > 3
-        if digits > 15:
-            return None
-        if plus and digits >= 8 and (nearest or digits + len(groups[last + 1][0]) > 15):
-            return last
+def _phone(run: _Run, first: int, until: int) -> tuple[str, int]:
+    """With + and 8 to 15 digits; without, 10 or 11 in three groups or more, or with a 0 first in two."""
+    text, offsets, start = run.text, run.offsets, run.starts[first]
+    before = text[max(0, start - 2) : start]
+    plus = "+" in before
+    if not plus and before[-1:] in ("-", "/", "."):
+        return "", 0
+    size = 0
+    for last in range(first, until):
+        size = offsets[last + 1] - offsets[first]
+        if size > 15:
+            return "", 0
+        ends_here = last + 1 == until or offsets[last + 2] - offsets[first] > 15
+        if not ends_here or size < 8:
+            continue
         count = last - first + 1
-        if not plus and nearest and 9 <= digits <= 12 and groups[first][0][0] == "0" and count == 2:
-            return last
-        if not plus and count >= 3 and 10 <= digits <= 11 and nearest:
-            return last
-    return None
+        long_enough = (
+            plus or (count >= 3 and 10 <= size <= 11) or (count == 2 and 9 <= size <= 12 and text[start] == "0")
+        )
+        # Behind nine groups or more stands a table, not a telephone.
+        cut = last + 1 == until and until < len(run.starts) and run.starts[until] - run.ends[last] <= 3
+        dated = any([_DATE.match(text, run.starts[at]) for at in range(first, last + 1)])
+        return ("phone", last) if long_enough and (plus or not cut) and not dated else ("", 0)
+    return "", 0
 
 
 def _near(text: str, start: int, label: str) -> bool:

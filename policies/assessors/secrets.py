@@ -110,7 +110,7 @@ _RULES: Final = (
     _key("tollkeeper_key", "tka?[-_]", 24),
     Rule("azure_storage_key", r"(?:AccountKey|SharedAccessKey)=[A-Za-z0-9+/]{40,}+=*+", r"(?:AccountKey|SharedAccessKey)=",
          bounded=False),
-    Rule("json_web_token", r"eyJ[\w-]{10,}+\.(?:eyJ)?[\w-]{10,}+(?:\.[\w-]*+)?", r"eyJ[0-9A-Za-z_-]{10}"),
+    Rule("json_web_token", r"(?<![\w-])eyJ[\w-]{10,}+\.(?:eyJ)?[\w-]{10,}+(?:\.[\w-]*+)?", r"eyJ[0-9A-Za-z_-]{10}"),
     Rule("private_key", r"-----BEGIN (?:[A-Z0-9]{2,20} ){0,3}PRIVATE KEY(?: BLOCK)?-----",
          r"-----BEGIN [A-Z0-9 ]{0,50}PRIVATE KEY", bounded=False),
     Rule("url_password", r"[a-z][a-z0-9+.-]{1,20}://[^\s:/@\"'<>]{0,64}:(?P<value>[^\s:/@\"'<>]{3,100})@[\w\[]",
@@ -153,12 +153,14 @@ class Secrets(Scanner):
 
     def find(self, text: str, data: bytes) -> list[Found]:
         found = self._rules.find(text, data)
+        covered = 0
         for at, one in enumerate(found):
             if one.label == "private_key":  # from its first line to its last, or to the end
-                end = _END.search(text, one.end)
-                found[at] = one._replace(
-                    end=end.end() if end else max(one.end, len(text) - _LAST_LINE), open=end is None
-                )
+                end = None if one.start < covered else _END.search(text, one.end)
+                stop = end.end() if end else max(one.end, covered, len(text) - _LAST_LINE)
+                goes_on = end is None and stop > covered
+                found[at] = one._replace(end=stop, open=goes_on)
+                covered = stop if end else len(text)
         return found
 
     def hold(self, text: str) -> int:

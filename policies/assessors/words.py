@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, ClassVar, Final, Self
+from typing import Annotated, ClassVar, Self
 
 from pydantic import Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
 from gateway import settings
 from gateway.assessor import Scanner
-from gateway.patterns import HELD, Found
-from gateway.patterns import Words as Patterns
+from gateway.patterns import HELD, Expressions, Found, Rule, Rules, literal
 
 Word = Annotated[str, StringConstraints(min_length=1, max_length=HELD, strip_whitespace=True)]
-_BLANK: Final = re.compile(r"\s+")
 
 
 class Words(Scanner):
@@ -37,25 +35,25 @@ class Words(Scanner):
                 )
             for name, pattern in self.patterns.items():
                 try:
-                    Patterns([(name, pattern)])
+                    Expressions([(name, pattern)])
                 except ValueError as error:
-                    mend = "no back-references, no look-around; it must match something"
-                    raise PydanticCustomError("told", "pattern_wrong", {"wrong": str(error), "mend": mend}) from None
+                    wrong = f"the pattern {name} cannot be used: {error}"
+                    mend = "RE2 knows no back-references and no look-around"
+                    raise PydanticCustomError("told", "pattern", {"wrong": wrong, "mend": mend}) from None
             return self
 
     def __init__(self, said: Settings) -> None:
         listed = [("word", word) for word in said.words]
         listed += [(topic, word) for topic, words in said.topics.items() for word in words]
-        patterns = [(label, r"\s{1,4}".join(map(re.escape, _BLANK.split(word)))) for label, word in listed]
-        self._whole = len(patterns)
-        patterns += said.patterns.items()
-        self._patterns = Patterns(patterns)
-        self._literal = {label for label, _ in patterns[: self._whole]}
+        rules = [Rule(label, *literal(word), _apart, bounded=False, caseless=True) for label, word in listed]
+        self._rules = Rules(rules) if rules else None
+        self._expressions = Expressions([*said.patterns.items()]) if said.patterns else None
         self.reach = HELD if said.patterns else min(HELD, max([len(word) + 8 for _, word in listed]))
-        self._single = not said.patterns and not any(_BLANK.search(word) for _, word in listed)
+        self._single = not said.patterns and not any(len(word.split()) > 1 for _, word in listed)
 
     def find(self, text: str, data: bytes) -> list[Found]:
-        return [one for one in self._patterns.find(text, data) if one.label not in self._literal or _apart(text, one)]
+        found = self._rules.find(text, data) if self._rules is not None else []
+        return found + self._expressions.find(text) if self._expressions is not None else found
 
     def hold(self, text: str) -> int:
         if not self._single:
@@ -66,11 +64,11 @@ class Words(Scanner):
         return len(text) - at
 
 
-def _apart(text: str, found: Found) -> bool:
+def _apart(match: re.Match[str]) -> tuple[int, int] | None:
     """No letter or digit of the same alphabet goes on from it: in scripts without blanks every place counts."""
-    first, last = text[found.start], text[found.end - 1]
-    before, after = text[found.start - 1 : found.start], text[found.end : found.end + 1]
-    joins = before.isalnum() and first.isalnum() and before < "\u2e80" and first < "\u2e80"
-    goes_on = after.isalnum() and last.isalnum() and after < "\u2e80" and last < "\u2e80"
-    escaped = text[found.start - 2 : found.start - 1] == "\\"
-    return not (goes_on or (joins and not escaped))
+    text, (start, end) = match.string, match.span()
+    before, after = text[start - 1 : start], text[end : end + 1]
+    goes_on = after.isalnum() and text[end - 1].isalnum() and after < "\u2e80" and text[end - 1] < "\u2e80"
+    joins = before.isalnum() and text[start].isalnum() and before < "\u2e80" and text[start] < "\u2e80"
+    escaped = text[start - 2 : start - 1] == "\\"
+    return None if goes_on or (joins and not escaped) else (start, end)

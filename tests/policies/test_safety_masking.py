@@ -85,7 +85,9 @@ async def test_a_conversation_that_grows_keeps_its_placeholders_and_a_callers_ow
 
 
 async def test_a_value_that_json_must_escape_comes_back_escaped_in_a_tools_arguments() -> None:
-    words = [{"use": "safety", "assessors": [{"use": "words", "topics": {"name": ['O"Neil \\ Sons']}, "action": "mask"}]}]
+    words = [
+        {"use": "safety", "assessors": [{"use": "words", "topics": {"name": ['O"Neil \\ Sons']}, "action": "mask"}]}
+    ]
     async with scripted(echo) as up, running(config(up.url, policies=words)) as gateway:
         for stream in (False, True):
             response = await gateway.chat('From O"Neil \\ Sons, hello', stream=stream)
