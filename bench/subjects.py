@@ -32,6 +32,7 @@ teams:
     keys: [{{name: load, key: {key}}}]
     models: [gpt-4o-mini]
 {money}
+{safety}
 telemetry:
   traces: {{otlp_endpoint: "{provider}"}}
   logs: {{format: json}}
@@ -39,6 +40,20 @@ telemetry:
 _MONEY: Final = """\
     budgets: [{limit_usd: 1000000, per: month}]
     limits: {requests_per_minute: 100000000, tokens_per_minute: 100000000000, concurrent: 10000}"""
+_SAFETY: Final = """\
+policies:
+  - use: access
+  - use: rate_limit
+  - use: budget
+  - use: safety
+    assessors:
+      - {use: secrets, action: redact}
+      - {use: personal_data, action: redact}
+      - {use: injection, action: block}
+      - {use: words, topics: {secret_projects: [project zephyr, project kestrel]}}
+      - {use: urls, deny: [tracker.example]}
+      - {use: length, characters: 100000, repetitions: null}
+"""
 _PRICE: Final = "    price: {input: 0.15, cached_input: 0.075, output: 0.60}"
 
 
@@ -158,15 +173,21 @@ def relay(folder: Path, core: int, provider: str, *by: str) -> Subject:
 
 
 def gateway(
-    folder: Path, core: int, provider: str, *, catalogue: bool = False, money: bool = False, name: str = "gateway"
-) -> Subject:
-    """Everything on.  catalogue: prices are the catalogue's.  money: with budgets and limits."""
+    folder: Path, core: int, provider: str, *, catalogue: bool = False, money: bool = False, safety: bool = False,
+    name: str = "gateway",
+) -> Subject:  # fmt: skip
+    """Everything on.  catalogue: prices are the catalogue's.  money: with budgets and limits.  safety: with patterns."""
     port, home = free_port(), folder / name
     home.mkdir(parents=True)
     file = home / "config.yaml"
     file.write_text(
         _CONFIG.format(
-            folder=home, provider=provider, key=KEY, price="" if catalogue else _PRICE, money=_MONEY if money else ""
+            folder=home,
+            provider=provider,
+            key=KEY,
+            price="" if catalogue else _PRICE,
+            money=_MONEY if money else "",
+            safety=_SAFETY if safety else "",
         )
     )
     command = [sys.executable, "-m", "gateway", "serve", "--config", str(file), "--port", str(port)]

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from gateway import settings
 from gateway.exchange import Exchange
-from gateway.patterns import HELD, Found, merged
+from gateway.patterns import HELD, Found, Hint, merged
 from gateway.problems import nearest
 
 SLICE: Final = 2048  # characters scanned in one go: other requests get their turn in between
@@ -82,6 +82,10 @@ class Assessor:
         """The same, for one that must know the request, because it makes calls of its own for it."""
         return await self.assess(text, stage)
 
+    def spares(self, body: bytes) -> bool:
+        """Is there certainly nothing to be found in these bytes, whatever texts they hold?"""
+        return False
+
     async def aclose(self) -> None:
         """The gateway ends."""
 
@@ -99,10 +103,15 @@ class Scanner(Assessor):
     quick: ClassVar[bool] = True
     reach: int = HELD  # characters of the longest place that must be seen whole; at most HELD
     scores: ClassVar[dict[str, float]] = {}  # by label; else 1
+    folds: ClassVar[bool] = False  # it reads letters beyond ASCII as others
 
     def find(self, text: str, data: bytes) -> list[Found]:
         """Every place.  data: the text as UTF-8."""
         raise NotImplementedError
+
+    def hints(self) -> Sequence[Hint]:
+        """Patterns of which one occurs wherever `find` finds anything; none: not known."""
+        return ()
 
     def hold(self, text: str) -> int:
         """How many of the last characters could belong to a place that what follows them completes; at most HELD."""

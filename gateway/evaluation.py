@@ -16,9 +16,9 @@ def events(x: Exchange) -> list[dict[str, Any]]:
     """The attributes of each event."""
     made = []
     response = x.final.answer.id if x.final is not None else ""
-    for one in x.assessments:
+    for one, name in ((one, name) for one in x.assessments for name in one.assessor.split(",")):
         attributes: dict[str, Any] = {
-            "gen_ai.evaluation.name": one.assessor,
+            "gen_ai.evaluation.name": name,
             "gen_ai.evaluation.score.value": one.score,
             "gen_ai.evaluation.score.label": one.verdict,
             "tollkeeper.evaluation.stage": one.stage,
@@ -31,5 +31,5 @@ def events(x: Exchange) -> list[dict[str, Any]]:
             "gen_ai.response.id": response if one.stage in ("output", "tool_arguments") else "",
             "error.type": one.error,
         }
-        made.append(attributes | {name: value for name, value in optional.items() if value})
+        made.append(attributes | {key: value for key, value in optional.items() if value})
     return made

@@ -111,7 +111,7 @@ class Decision(NamedTuple):
 class Assessment(Struct):
     """What one assessor found in one kind of text of a request.  It never holds any of that text."""
 
-    assessor: str
+    assessor: str  # several, with commas, where one look told that none of them could find anything
     stage: str  # input | output | tool_arguments | tool_results | …
     verdict: str = "passed"  # passed | flagged | redacted | masked | blocked | failed | failed_open | not_judged
     score: float = 0.0  # 0: nothing found … 1: certain; of several texts the highest

@@ -25,6 +25,14 @@ class Found(NamedTuple):
     replacement: str | None = None  # in place of the ordinary one
 
 
+class Hint(NamedTuple):
+    """A pattern that occurs wherever something may be found."""
+
+    pattern: str
+    caseless: bool = False
+    digits: bool = False  # only texts with four digits or more are looked at: the costly ones are of numbers
+
+
 class Rule(NamedTuple):
     """What to look for.
 
@@ -38,15 +46,20 @@ class Rule(NamedTuple):
     confirm: Callable[[re.Match[str]], tuple[int, int] | None] | None = None
     bounded: bool = True  # no letter or digit may stand directly before it
     caseless: bool = False
+    digits: bool = False  # whatever it finds has four digits or more
+
+    @property
+    def hinted(self) -> Hint:
+        return Hint(self.hint, self.caseless, self.digits)
 
 
 class Rules:
     """Compiled once, used by one thread."""
 
     def __init__(self, rules: Sequence[Rule]) -> None:
-        flags = [_flags(rule.caseless) for rule in rules]
         self._rules = [(rule, re.compile(rule.pattern, re.IGNORECASE if rule.caseless else 0)) for rule in rules]
-        self._scan = _scanner([rule.hint for rule in rules], flags)
+        self.hints = [rule.hinted for rule in rules]
+        self._scan = hinting(self.hints)
 
     @property
     def last(self) -> int:
@@ -148,19 +161,33 @@ def _joins(text: str, start: int) -> bool:
     return before.isalnum() and before.isascii() and not (start > 1 and text[start - 2] == "\\")
 
 
-def _flags(caseless: bool) -> int:
+def hinting(hints: Sequence[Hint]) -> Callable[[bytes, list[int]], None]:
+    """What is returned adds the numbers of the hints that occur in some bytes; each once, in no order."""
+    plain = _scanner([(number, hint) for number, hint in enumerate(hints) if not hint.digits])
+    of_numbers = _scanner([(number, hint) for number, hint in enumerate(hints) if hint.digits])
+
+    def scan(data: bytes, hits: list[int]) -> None:
+        if plain is not None:
+            plain(data, hits)
+        if of_numbers is not None and len(data.translate(None, _NO_DIGITS)) >= 4:
+            of_numbers(data, hits)
+
+    return scan
+
+
+_NO_DIGITS: Final = bytes(set(range(256)) - set(b"0123456789"))
+
+
+def _scanner(hints: Sequence[tuple[int, Hint]]) -> Callable[[bytes, list[int]], None] | None:
+    """Tells which patterns occur, never where: looking for starts (HS_FLAG_SOM_LEFTMOST) crashes on `a+b`."""
+    if not hints:
+        return None
     import hyperscan  # where it is needed: the gateway starts without it
 
-    return int(hyperscan.HS_FLAG_SINGLEMATCH | (hyperscan.HS_FLAG_CASELESS if caseless else 0))
-
-
-def _scanner(patterns: Sequence[str], flags: Sequence[int]) -> Callable[[bytes, list[int]], None]:
-    """Tells which patterns occur, never where: looking for starts (HS_FLAG_SOM_LEFTMOST) crashes on `a+b`."""
-    import hyperscan
-
     database = hyperscan.Database()
-    expressions = [pattern.encode() for pattern in patterns]
-    database.compile(expressions=expressions, ids=list(range(len(patterns))), flags=list(flags))
+    flags = [hyperscan.HS_FLAG_SINGLEMATCH | (hyperscan.HS_FLAG_CASELESS if hint.caseless else 0) for _, hint in hints]
+    expressions = [hint.pattern.encode() for _, hint in hints]
+    database.compile(expressions=expressions, ids=[number for number, _ in hints], flags=flags)
     scratch = hyperscan.Scratch(database)
 
     def note(number: int, start: int, end: int, flags: int, hits: Any) -> None:

@@ -161,7 +161,7 @@ class Pipeline:
 
     async def read(self, x: Exchange, attempt: Attempt, answer: Answer, reader: Reader, reply: Reply) -> Chunk:
         """Hands an answer on as it comes, but for its last chunk, which waits until the attempt is settled."""
-        async for data in self.pieces(x, answer, reply) if self._patient else answer:
+        async for data in self.pieces(x, answer, reply) if self._patient and x.stream else answer:
             if not attempt.first_byte:
                 attempt.first_byte = clock()
             for chunk in reader.feed(data):

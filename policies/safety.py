@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import logging
+import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Annotated, Any, Final, Literal
 from weakref import WeakKeyDictionary
@@ -28,9 +29,11 @@ from gateway.judging import LaneJudge, Panel, Rule, refused, replaced, side_by_s
 from gateway.masking import Masking
 from gateway.patterns import Found
 from gateway.policy import Policy, Words
+from gateway.prefilter import Prefilter
 from gateway.texts import Joined, Texts
 
 log = logging.getLogger("gateway")
+clock = time.perf_counter_ns
 
 _LARGE: Final = 262_144  # bytes of a body that are read in a thread
 _ASKED: Final = frozenset(STAGES) - {"output"}
@@ -84,6 +87,7 @@ class Safety(Policy[_State]):
         offers = {"inner": inner}
         self._rules = [(use.teams, _rule(use, said, offers)) for use in said.assessors]
         self._teams: dict[str, tuple[Rule, ...]] = {}
+        self._prefilters: dict[tuple[int, ...], Prefilter] = {}
         self._states: WeakKeyDictionary[Exchange, _State] = WeakKeyDictionary()
         self.looks = any(rule.stages & _SAID or rule.action == "mask" for _, rule in self._rules)
         self._alert: Callable[[Exchange, Assessment], None] | None = None
@@ -136,6 +140,8 @@ class Safety(Policy[_State]):
             return
         if not x.body:
             return
+        if self._clear(state.panel, rules, "input", x.body):
+            return
         read = x.dialect.read_asked
         try:
             parts = read(x.body) if len(x.body) <= _LARGE else await asyncio.to_thread(read, x.body)
@@ -159,6 +165,18 @@ class Safety(Policy[_State]):
             await side_by_side(waiting)
         if edits:
             self._rewrite(x, state, texts, edits)
+
+    def _clear(self, panel: Panel, rules: Sequence[Rule], stage: str, body: bytes) -> bool:
+        """Is there certainly nothing in it that any of these could find?  Then that is noted."""
+        key = tuple(map(id, rules))
+        found = self._prefilters.get(key)
+        if found is None:
+            found = self._prefilters[key] = Prefilter(rules)
+        began = clock()
+        if not found.clear(body):
+            return False
+        panel.passed(found.names, stage, clock() - began)
+        return True
 
     async def _judge(self, state: _State, rule: Rule, stage: str, text: Joined, edits: list[Found]) -> None:
         spans = await state.panel.ask(rule, stage, rule.assessor.asked(state.panel.exchange(), text.text, stage))
@@ -211,6 +229,9 @@ class Safety(Policy[_State]):
         if holding is None:
             rules = [rule for rule in state.panel.rules if rule.stages & _SAID and rule.action != "mask"]
             if x.endpoint == "embeddings" or not (rules or state.masking):
+                return chunk
+            whole = chunk.last and not x.stream and not state.masking
+            if whole and self._clear(state.panel, rules, "output", chunk.raw):
                 return chunk
             holding = state.holding = self._hold(x, state, rules)
         raw = await holding.take(chunk.raw, chunk.last)

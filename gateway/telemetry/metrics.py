@@ -255,8 +255,12 @@ class _Shown(Collector):
         yield _family("tollkeeper_upstream_attempts_total", (((t.labels[2], t.outcome), t.attempts) for t in tries))
         yield _family("tollkeeper_refused_total", (((why,), n) for why, n in list(metrics._refused.items())))
         yield _family("tollkeeper_cache_total", (((result,), n) for result, n in metrics._cached.items()))
-        yield _family("tollkeeper_assessments_total", list(metrics._assessed.items()))
-        yield _histogram("tollkeeper_assessor_seconds", (((name,), h) for name, h in list(metrics._assessors.items())))
+        said = (
+            (name, verdict, n) for (names, verdict), n in list(metrics._assessed.items()) for name in names.split(",")
+        )
+        yield _family("tollkeeper_assessments_total", (((name, verdict), n) for name, verdict, n in said))
+        times = ((name, h) for names, h in list(metrics._assessors.items()) for name in names.split(","))
+        yield _histogram("tollkeeper_assessor_seconds", (((name,), h) for name, h in times))
         yield _family("tollkeeper_client_disconnects_total", [((), metrics._gone)])
         yield _histogram("tollkeeper_event_loop_lag_seconds", [((), metrics._lag)])
         build = {"version": __version__, "python": platform.python_version()}

@@ -10,10 +10,11 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+from collections.abc import Sequence
 from typing import ClassVar, Final
 
 from gateway.assessor import Scanner
-from gateway.patterns import HELD, Found, Rule, Rules
+from gateway.patterns import HELD, Found, Hint, Rule, Rules
 
 _S: Final = r"(?:[\s_*.,:;'\"-]{1,4}+)"
 _W: Final = r"(?:[^\W_]{1,16}+[\s_*.,:;'-]{1,3}+){0,4}?"
@@ -119,9 +120,13 @@ class Injection(Scanner):
         "encoded": 0.95,
     }  # fmt: skip
     reach = 200
+    folds: ClassVar[bool] = True
 
     def __init__(self) -> None:
         self._rules = Rules(_RULES)
+
+    def hints(self) -> Sequence[Hint]:
+        return self._rules.hints
 
     def find(self, text: str, data: bytes) -> list[Found]:
         hits = self._rules.hits(data)

@@ -39,6 +39,11 @@ class Length(Assessor):
             verdict = one if one is not PASSED else verdict
         return verdict
 
+    def spares(self, body: bytes) -> bool:
+        said = self.said
+        repeats = said.repetitions is not None and len(body) >= said.shortest * said.repetitions
+        return not repeats and (said.characters is None or len(body) <= said.characters)
+
     def follow(self, stage: str, x: Exchange | None = None) -> LengthFollower:
         return LengthFollower(self)
 

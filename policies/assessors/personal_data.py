@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import Field
 
 from gateway import settings
 from gateway.assessor import STAGES, Scanner
-from gateway.patterns import HELD, Found, Rule, Rules
+from gateway.patterns import HELD, Found, Hint, Rule, Rules
 
 Kind = Literal[
     "email", "phone", "card", "iban", "ip", "us_ssn", "uk_nino", "de_tax_id", "fr_nir", "es_dni", "nl_bsn", "it_cf",
@@ -90,7 +90,8 @@ def _ip(match: re.Match[str]) -> tuple[int, int] | None:
         address = ipaddress.ip_address(text)
     except ValueError:
         return None
-    return (match.start(), match.start() + len(text)) if address.is_global else None
+    known = address.is_global and sum(map(str.isdigit, text)) >= 4
+    return (match.start(), match.start() + len(text)) if known else None
 
 
 def _nino(match: re.Match[str]) -> tuple[int, int] | None:
@@ -129,15 +130,14 @@ def _goes_on(match: re.Match[str]) -> bool:
 
 _RULES: Final = (
     Rule("email", r"@[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}", r"[^\s@]@[^\s@]{1,160}\.", _email, bounded=False),
-    Rule("iban", r"[A-Z]{2}\d\d(?=((?: ?[A-Z0-9]){11,30}))", r"[A-Z]{2}[0-9]{2} ?[A-Z0-9]{2}", _iban, caseless=True),
-    Rule("ip", r"(?:\d{1,3}\.){3}\d{1,3}(?!\.?\d)", r"[0-9]\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]", _ip),
-    Rule("ip", r"[0-9A-Fa-f]{1,4}:[0-9A-Fa-f:]{3,36}", r"[0-9a-f]:[0-9a-f]{0,4}:[0-9a-f]{0,4}:", _ip, caseless=True),
+    Rule("iban", r"[A-Z]{2}\d\d(?=((?: ?[A-Z0-9]){11,30}))", r"[A-Z]{2}[0-9]{2} ?[A-Z0-9]{2}", _iban, caseless=True, digits=True),
+    Rule("ip", r"(?:\d{1,3}\.){3}\d{1,3}(?!\.?\d)", r"[0-9]\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]", _ip, digits=True),
+    Rule("ip", r"[0-9A-Fa-f]{1,4}:[0-9A-Fa-f:]{3,36}", r"[0-9a-f]:[0-9a-f]{0,4}:[0-9a-f]{0,4}:", _ip, caseless=True, digits=True),
     Rule("uk_nino", r"[A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z] ?(?:\d\d ?){3}[A-D](?![A-Za-z0-9])",
-         r"[A-Z][A-Z] ?[0-9]{2} ?[0-9]{2} ?[0-9]{2} ?[A-D]", _nino),
-    Rule("es_dni", r"([XYZ]?\d{7,8})-?([A-Z])", r"[0-9]{7}-?[A-Z]", _dni, caseless=True),
-    Rule("it_cf", r"[A-Z]{6}[0-9LMNP-V]{2}[A-EHLMPRST][0-9LMNP-V]{2}[A-Z][0-9LMNP-V]{3}[A-Z]",
-         r"[A-Z]{6}[0-9L-V]{2}[A-T][0-9L-V]{2}[A-Z][0-9L-V]{3}[A-Z]", _codice_fiscale, caseless=True),
-    Rule("digits", r"(?!)", r"[0-9](?:[ ().\-/]{0,3}[0-9]){6}", bounded=False),
+         r"[A-Z][A-Z] ?[0-9]{2} ?[0-9]{2} ?[0-9]{2} ?[A-D]", _nino, digits=True),
+    Rule("es_dni", r"([XYZ]?\d{7,8})-?([A-Z])", r"[0-9]{7}-?[A-Z]", _dni, caseless=True, digits=True),
+    Rule("it_cf", r"[A-Z]{6}\d{2}[A-EHLMPRST]\d{2}[A-Z]\d{3}[A-Z]", r"[A-Z]{6}[0-9]{2}[A-T][0-9]{2}[A-Z][0-9]{3}[A-Z]", _codice_fiscale, caseless=True, digits=True),
+    Rule("digits", r"(?!)", r"[0-9](?:[ ().\-/]{0,3}[0-9]){6}", bounded=False, digits=True),
 )  # fmt: skip
 
 
@@ -157,6 +157,9 @@ class PersonalData(Scanner):
 
     def _wants(self, label: str) -> bool:
         return self._kinds is None or label in self._kinds
+
+    def hints(self) -> Sequence[Hint]:
+        return self._rules.hints
 
     def find(self, text: str, data: bytes) -> list[Found]:
         hits = self._rules.hits(data)

@@ -10,10 +10,11 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
+from collections.abc import Sequence
 from typing import ClassVar, Final
 
 from gateway.assessor import STAGES, Scanner
-from gateway.patterns import HELD, Found, Rule, Rules
+from gateway.patterns import HELD, Found, Hint, Rule, Rules
 
 _T: Final = r"[A-Za-z0-9_-]"
 _A: Final = r"[A-Za-z0-9]"
@@ -57,6 +58,12 @@ def _key(label: str, prefix: str, least: int, letters: str = _T, **more: object)
     """A prefix, and at least so many letters behind it."""
     return Rule(label, rf"{prefix}{letters}{{{least},}}+", rf"{prefix}{letters}{{{least}}}", **more)  # type: ignore[arg-type]
 
+
+_TELLING: Final = (
+    r"(?:passwo?r?d|passwd|passphrase|pwd|secret|api[_ -]?key|access[_ -]?key|auth[_ -]?key|token|private[_ -]?key"
+    r"|credentials?)[0-9A-Za-z_-]{0,16}"
+)
+_ASSIGNS: Final = r"[\"'`]{0,2}[ \t\r\n]{0,3}(?::=|=>|[:=]|\bis\b)[ \t\r\n]{0,3}[\"'`]{0,2}"
 
 _RULES: Final = (
     _key("aws_access_key", "A(?:KIA|SIA|BIA|CCA)", 16, "[A-Z0-9]"),
@@ -118,11 +125,8 @@ _RULES: Final = (
     Rule("bearer_token", r"(?:bearer|basic)\s{1,3}(?P<value>[\w.+/~-]{16,}+={0,2}+)",
          r"(?:bearer|basic)\s{1,3}[0-9A-Za-z_.+/~-]{16}", _assigned, caseless=True),
     Rule("assigned_secret",
-         r"(?:passwo?r?d|passwd|passphrase|pwd|secret|api[_ -]?key|access[_ -]?key|auth[_ -]?key|token|private[_ -]?key"
-         r"|credentials?)[\w-]{0,16}[\"'`]{0,2}\s{0,3}(?::=|=>|[:=]|\bis\b)\s{0,3}[\"'`]{0,2}"
-         r"(?P<value>[^\s\"'`,;<>(){}\x00]{8,}+)",
-         r"passwo?r?d|passwd|passphrase|pwd|secret|api[_ -]?key|access[_ -]?key|auth[_ -]?key|token|private[_ -]?key"
-         r"|credential", _assigned, bounded=False, caseless=True),
+         _TELLING + _ASSIGNS + r"(?P<value>[^\s\"'`,;<>(){}\x00]{8,}+)", _TELLING + _ASSIGNS + r"[^\s\"'`,;<>(){}]{8}",
+         _assigned, bounded=False, caseless=True),
 )  # fmt: skip
 
 _END: Final = re.compile(r"-----END [A-Z0-9 ]{0,50}PRIVATE KEY(?: BLOCK)?-----")
@@ -150,6 +154,9 @@ class Secrets(Scanner):
 
     def __init__(self) -> None:
         self._rules = Rules(_RULES)
+
+    def hints(self) -> Sequence[Hint]:
+        return self._rules.hints
 
     def find(self, text: str, data: bytes) -> list[Found]:
         found = self._rules.find(text, data)

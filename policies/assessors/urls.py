@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Sequence
 from typing import Annotated, ClassVar, Final
 from urllib.parse import urlsplit
 
@@ -14,7 +15,7 @@ from pydantic import Field, StringConstraints
 
 from gateway import settings
 from gateway.assessor import Scanner
-from gateway.patterns import HELD, Found, Rule, Rules
+from gateway.patterns import HELD, Found, Hint, Rule, Rules
 
 Host = Annotated[
     str, StringConstraints(pattern=r"^[A-Za-z0-9\u0080-\U0010ffff](?:[A-Za-z0-9\u0080-\U0010ffff.-]{0,252})$")
@@ -50,6 +51,9 @@ class Urls(Scanner):
             for host in self._deny
         ]
         self._rules = Rules([*_RULES, *bare])
+
+    def hints(self) -> Sequence[Hint]:
+        return self._rules.hints
 
     def find(self, text: str, data: bytes) -> list[Found]:
         found = []

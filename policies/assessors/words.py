@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Annotated, ClassVar, Self
 
 from pydantic import Field, StringConstraints, model_validator
@@ -10,7 +11,7 @@ from pydantic_core import PydanticCustomError
 
 from gateway import settings
 from gateway.assessor import Scanner
-from gateway.patterns import HELD, Expressions, Found, Rule, Rules, literal
+from gateway.patterns import HELD, Expressions, Found, Hint, Rule, Rules, literal
 
 Word = Annotated[str, StringConstraints(min_length=1, max_length=HELD, strip_whitespace=True)]
 
@@ -50,6 +51,9 @@ class Words(Scanner):
         self._expressions = Expressions([*said.patterns.items()]) if said.patterns else None
         self.reach = HELD if said.patterns else min(HELD, max([len(word) + 8 for _, word in listed]))
         self._single = not said.patterns and not any(len(word.split()) > 1 for _, word in listed)
+
+    def hints(self) -> Sequence[Hint]:
+        return self._rules.hints if self._rules is not None and self._expressions is None else ()
 
     def find(self, text: str, data: bytes) -> list[Found]:
         found = self._rules.find(text, data) if self._rules is not None else []
