@@ -18,11 +18,11 @@ from gateway.patterns import Hint, hinting
 
 # What must be decoded to be judged: parts of one message, media, and prompts that are written as tokens.
 _DECODED: Final = (
-    r'"type"[ \t\r\n]{0,9}:[ \t\r\n]{0,9}"(?:input_|output_|summary_)?text"',
+    r'"type"\s*:\s*"(?:input_|output_|summary_)?text"',
     r'"(?:image_url|input_audio|input_image|image_file|file_id|file_url|file_data|b64_json|audio|data|source)"',
     r'"data:',
-    r'"(?:prompt|input)"[ \t\r\n]{0,9}:[ \t\r\n]{0,9}\[[ \t\r\n]{0,9}[\[0-9]',
-    r'"partial_image_b64"|"result"[ \t\r\n]{0,9}:[ \t\r\n]{0,9}"',
+    r'"(?:prompt|input)"\s*:\s*\[\s*[\[0-9]',
+    r'"partial_image_b64"|"result"\s*:\s*"',
 )
 # What is read by nobody, and full of digits (gateway/dialects: identifiers and enumerations).
 _SKIPPED: Final = re.compile(

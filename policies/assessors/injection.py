@@ -39,6 +39,7 @@ def _not_quoted(match: re.Match[str]) -> tuple[int, int] | None:
 def _rule(label: str, pattern: str, hint: str) -> Rule:
     """Runs of letters and of blanks are never given back: so that no text takes long, however it was made."""
     pattern = re.sub(r"(\\[sw]\{\d,\d+\})(?![+?])", r"\1+", pattern)
+    hint = re.sub(r"\\s\{([01]),\d\}", lambda m: r"\s*" if m[1] == "0" else r"\s+", hint)  # small, not exact
     return Rule(label, pattern, hint, _not_quoted, bounded=False, caseless=True)
 
 

@@ -129,7 +129,7 @@ def _goes_on(match: re.Match[str]) -> bool:
 
 
 _RULES: Final = (
-    Rule("email", r"@[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}", r"[^\s@]@[^\s@]{1,160}\.", _email, bounded=False),
+    Rule("email", r"@[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}", r"[^\s@]@[^\s@]+\.", _email, bounded=False),
     Rule("iban", r"[A-Z]{2}\d\d(?=((?: ?[A-Z0-9]){11,30}))", r"[A-Z]{2}[0-9]{2} ?[A-Z0-9]{2}", _iban, caseless=True, digits=True),
     Rule("ip", r"(?:\d{1,3}\.){3}\d{1,3}(?!\.?\d)", r"[0-9]\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]", _ip, digits=True),
     Rule("ip", r"[0-9A-Fa-f]{1,4}:[0-9A-Fa-f:]{3,36}", r"[0-9a-f]:[0-9a-f]{0,4}:[0-9a-f]{0,4}:", _ip, caseless=True, digits=True),

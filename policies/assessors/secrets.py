@@ -56,7 +56,7 @@ def _password(match: re.Match[str]) -> tuple[int, int] | None:
 
 def _key(label: str, prefix: str, least: int, letters: str = _T, **more: object) -> Rule:
     """A prefix, and at least so many letters behind it."""
-    return Rule(label, rf"{prefix}{letters}{{{least},}}+", rf"{prefix}{letters}{{{least}}}", **more)  # type: ignore[arg-type]
+    return Rule(label, rf"{prefix}{letters}{{{least},}}+", prefix + letters * min(least, 4), **more)  # type: ignore[arg-type]
 
 
 _TELLING: Final = (
@@ -64,6 +64,11 @@ _TELLING: Final = (
     r"|credentials?)[0-9A-Za-z_-]{0,16}"
 )
 _ASSIGNS: Final = r"[\"'`]{0,2}[ \t\r\n]{0,3}(?::=|=>|[:=]|\bis\b)[ \t\r\n]{0,3}[\"'`]{0,2}"
+# The same, loosely and without counting: a hint must be small more than exact.
+_ASSIGNED: Final = (
+    r"(?:passwo?r?d|passwd|passphrase|pwd|secret|key|token|credentials?)[0-9A-Za-z_-]*[\"'`]*[ \t\r\n]*(?:[:=]|is)[=> \t\r\n]*"
+    r"[\"'`]*[^\s\"'`,;<>(){}][^\s\"'`,;<>(){}][^\s\"'`,;<>(){}][^\s\"'`,;<>(){}]"
+)
 
 _RULES: Final = (
     _key("aws_access_key", "A(?:KIA|SIA|BIA|CCA)", 16, "[A-Z0-9]"),
@@ -96,14 +101,14 @@ _RULES: Final = (
     _key("docker_token", "dckr_[po]at_", 20),
     _key("digitalocean_token", "do[opr]_v1_", 64, "[0-9a-f]"),
     _key("shopify_token", "shp(?:at|ca|pa|ss)_", 32, "[0-9a-fA-F]"),
-    Rule("sendgrid_key", r"SG\.[\w-]{16,64}\.[\w-]{16,}+", r"SG\.[\w-]{16}"),
-    _key("mailchimp_key", "[0-9a-f]{32}-us", 1, "[0-9]"),
+    Rule("sendgrid_key", r"SG\.[\w-]{16,64}\.[\w-]{16,}+", r"SG\.[0-9A-Za-z_-]"),
+    Rule("mailchimp_key", r"[0-9a-f]{32}-us[0-9]{1,2}", r"-us[0-9]"),
     _key("twilio_key", "(?:SK|AC)", 32, "[0-9a-f]"),
-    Rule("telegram_bot_token", r"[0-9]{8,10}:AA[\w-]{32,}+", r"[0-9]{8}:AA[0-9A-Za-z_-]{32}", bounded=True),
+    Rule("telegram_bot_token", r"[0-9]{8,10}:AA[\w-]{32,}+", r"[0-9]:AA[0-9A-Za-z_-]", bounded=True),
     _key("newrelic_key", "NR(?:AK|JS|AA)-", 20),
     _key("databricks_token", "dapi", 32, "[0-9a-f]"),
     _key("vault_token", "hv[sbr]\\.", 24),
-    _key("terraform_token", r"[A-Za-z0-9]{14}\.atlasv1\.", 40),
+    Rule("terraform_token", r"[A-Za-z0-9]{14}\.atlasv1\.[\w-]{40,}+", r"\.atlasv1\."),
     _key("postman_key", "PMAK-", 24),
     _key("linear_key", "lin_(?:api|oauth)_", 32, _A),
     _key("notion_token", "(?:ntn|secret)_", 40, _A),
@@ -117,15 +122,15 @@ _RULES: Final = (
     _key("tollkeeper_key", "tka?[-_]", 24),
     Rule("azure_storage_key", r"(?:AccountKey|SharedAccessKey)=[A-Za-z0-9+/]{40,}+=*+", r"(?:AccountKey|SharedAccessKey)=",
          bounded=False),
-    Rule("json_web_token", r"(?<![\w-])eyJ[\w-]{10,}+\.(?:eyJ)?[\w-]{10,}+(?:\.[\w-]*+)?", r"eyJ[0-9A-Za-z_-]{10}"),
+    Rule("json_web_token", r"(?<![\w-])eyJ[\w-]{10,}+\.(?:eyJ)?[\w-]{10,}+(?:\.[\w-]*+)?", r"eyJ[0-9A-Za-z_-][0-9A-Za-z_-]"),
     Rule("private_key", r"-----BEGIN (?:[A-Z0-9]{2,20} ){0,3}PRIVATE KEY(?: BLOCK)?-----",
-         r"-----BEGIN [A-Z0-9 ]{0,50}PRIVATE KEY", bounded=False),
+         r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY", bounded=False),
     Rule("url_password", r"[a-z][a-z0-9+.-]{1,20}://[^\s:/@\"'<>]{0,64}:(?P<value>[^\s:/@\"'<>]{3,100})@[\w\[]",
-         r"[a-z]://[^\s:/@\"'<>]{0,64}:[^\s:/@\"'<>]{3,100}@", _password, bounded=False),
+         r"[a-z]://[^\s:/@\"'<>]*:[^\s:/@\"'<>]*@", _password, bounded=False),
     Rule("bearer_token", r"(?:bearer|basic)\s{1,3}(?P<value>[\w.+/~-]{16,}+={0,2}+)",
-         r"(?:bearer|basic)\s{1,3}[0-9A-Za-z_.+/~-]{16}", _assigned, caseless=True),
+         r"(?:bearer|basic)\s+[0-9A-Za-z_.+/~-]+[0-9]", _assigned, caseless=True),
     Rule("assigned_secret",
-         _TELLING + _ASSIGNS + r"(?P<value>[^\s\"'`,;<>(){}\x00]{8,}+)", _TELLING + _ASSIGNS + r"[^\s\"'`,;<>(){}]{8}",
+         _TELLING + _ASSIGNS + r"(?P<value>[^\s\"'`,;<>(){}\x00]{8,}+)", _ASSIGNED,
          _assigned, bounded=False, caseless=True),
 )  # fmt: skip
 
