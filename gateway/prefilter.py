@@ -49,8 +49,9 @@ class Prefilter:
         """Is there certainly nothing in it?"""
         if self._scan is None or len(body) > LONGEST or (self._folds and not body.isascii()):
             return False
-        if not all([one.spares(body) for one in self._others]):
-            return False
+        for one in self._others:
+            if not one.spares(body):
+                return False
         if b"\\" in body:
             if b"\\u" in body or b"\\\\" in body:
                 return False

@@ -70,6 +70,20 @@ class _State:
         self.tasks: list[asyncio.Task[None]] = []  # asked beside the call
 
 
+class _Team:
+    """The rules for one team."""
+
+    __slots__ = ("asked", "asked_once", "masks", "rules", "said", "said_once")
+
+    def __init__(self, rules: Sequence[Rule]) -> None:
+        self.rules = rules
+        self.asked = [rule for rule in rules if rule.stages & _ASKED]
+        self.said = [rule for rule in rules if rule.stages & _SAID and rule.action != "mask"]
+        self.masks = [rule for rule in rules if rule.action == "mask"]
+        self.asked_once = Prefilter(self.asked)
+        self.said_once = Prefilter(self.said)
+
+
 class Safety(Policy[_State]):
     """Acts only where its line in config.yaml names assessors."""
 
@@ -86,9 +100,9 @@ class Safety(Policy[_State]):
         self._said = said = said or self.Settings()
         offers = {"inner": inner}
         self._rules = [(use.teams, _rule(use, said, offers)) for use in said.assessors]
-        self._teams: dict[str, tuple[Rule, ...]] = {}
-        self._prefilters: dict[tuple[int, ...], Prefilter] = {}
-        self._states: WeakKeyDictionary[Exchange, _State] = WeakKeyDictionary()
+        self._teams: dict[str, _Team] = {}
+        self._states: dict[Exchange, _State] = {}  # until the receipt comes back
+        self._late: WeakKeyDictionary[Exchange, _State] = WeakKeyDictionary()  # of calls that left no receipt
         self.looks = any(rule.stages & _SAID or rule.action == "mask" for _, rule in self._rules)
         self._alert: Callable[[Exchange, Assessment], None] | None = None
         if said.alert is not None:
@@ -118,12 +132,17 @@ class Safety(Policy[_State]):
     # ── what is asked ───────────────────────────────────────────────────────────────────────────────────────────────
 
     async def admit(self, x: Exchange) -> _State | None:
-        rules = self._of(x.caller.team)
-        if not rules:
+        team = self._of(x.caller.team)
+        if not team.rules:
             return None
-        state = self._states[x] = _State(Panel(rules, x))
+        if x.upload is None and _clear(x, team.asked_once, "input", x.body):
+            if x.caller.content == "none":
+                return None  # most calls: what there is to know of the answer is made when it is needed
+            state = self._states[x] = _State(Panel(team.rules, x))
+            return state
+        state = self._states[x] = _State(Panel(team.rules, x))
         try:
-            await self._ask(x, state, rules)
+            await self._ask(x, state, team.asked)
         except Denied:
             x.body, x.fields = b"", {}  # what was blocked is kept nowhere
             self._over(x, state)
@@ -132,15 +151,12 @@ class Safety(Policy[_State]):
         return state
 
     async def _ask(self, x: Exchange, state: _State, rules: Sequence[Rule]) -> None:
-        rules = [rule for rule in rules if rule.stages & _ASKED]
         if not rules:
             return
         if x.upload is not None:
             self._not_judged(state.panel, rules, "input", "a file or a form")
             return
         if not x.body:
-            return
-        if self._clear(state.panel, rules, "input", x.body):
             return
         read = x.dialect.read_asked
         try:
@@ -165,18 +181,6 @@ class Safety(Policy[_State]):
             await side_by_side(waiting)
         if edits:
             self._rewrite(x, state, texts, edits)
-
-    def _clear(self, panel: Panel, rules: Sequence[Rule], stage: str, body: bytes) -> bool:
-        """Is there certainly nothing in it that any of these could find?  Then that is noted."""
-        key = tuple(map(id, rules))
-        found = self._prefilters.get(key)
-        if found is None:
-            found = self._prefilters[key] = Prefilter(rules)
-        began = clock()
-        if not found.clear(body):
-            return False
-        panel.passed(found.names, stage, clock() - began)
-        return True
 
     async def _judge(self, state: _State, rule: Rule, stage: str, text: Joined, edits: list[Found]) -> None:
         spans = await state.panel.ask(rule, stage, rule.assessor.asked(state.panel.exchange(), text.text, stage))
@@ -214,26 +218,34 @@ class Safety(Policy[_State]):
     # ── what is answered ────────────────────────────────────────────────────────────────────────────────────────────
 
     async def screen(self, x: Exchange, chunk: Chunk) -> Chunk | None:
-        state = self._states.get(x)
+        state = self._states.get(x) or self._late.get(x)
         if state is None:
-            if not (mine := self._of(x.caller.team)):
+            team = self._of(x.caller.team)
+            if not team.rules or x.endpoint == "embeddings":
                 return chunk
-            # An earlier policy has answered, for one that was judged and let pass: only its placeholders are missing.
-            masks = [rule for rule in mine if rule.action == "mask"]
-            state = self._states[x] = _State(Panel(mine, x))
-            await self._ask(x, state, masks)  # the same placeholders as when the answer was given
+            if not team.masks and chunk.last and not x.stream and _clear(x, team.said_once, "output", chunk.raw):
+                return chunk
+            state = self._late[x] = _State(Panel(team.rules, x))
+            if team.masks and x.answer is not None:
+                # An earlier policy answers, for a call that was judged before: its placeholders are the same again.
+                await self._ask(x, state, team.masks)
+        try:
+            return await self._screen(x, state, chunk)
+        except Denied:
+            if self._late.pop(x, None) is not None:
+                self._over(x, state)
+            raise
+
+    async def _screen(self, x: Exchange, state: _State, chunk: Chunk) -> Chunk | None:
         if state.tasks:  # the answer waits for those who were asked beside the call
             await _all(state.tasks)
             state.tasks.clear()
         holding = state.holding
         if holding is None:
-            rules = [rule for rule in state.panel.rules if rule.stages & _SAID and rule.action != "mask"]
-            if x.endpoint == "embeddings" or not (rules or state.masking):
+            team = self._of(x.caller.team)
+            if x.endpoint == "embeddings" or not (team.said or state.masking):
                 return chunk
-            whole = chunk.last and not x.stream and not state.masking
-            if whole and self._clear(state.panel, rules, "output", chunk.raw):
-                return chunk
-            holding = state.holding = self._hold(x, state, rules)
+            holding = state.holding = self._hold(x, state, team.said)
         raw = await holding.take(chunk.raw, chunk.last)
         if not x.first_byte:
             self._tell(x, state)
@@ -254,7 +266,7 @@ class Safety(Policy[_State]):
         return Holding(x.dialect, x.stream, judge, unjudged, self._said.hold_seconds)
 
     def patience(self, x: Exchange) -> float | None:
-        state = self._states.get(x)
+        state = self._states.get(x) or self._late.get(x)
         return state.holding.waits if state is not None and state.holding is not None else None
 
     def settle(self, x: Exchange, state: _State) -> None:
@@ -277,14 +289,15 @@ class Safety(Policy[_State]):
                 except Exception:
                     log.exception("the alert of the policy %s broke", self.name, extra={"request_id": x.id})
 
-    def _of(self, team: str) -> tuple[Rule, ...]:
-        rules = self._teams.get(team)
-        if rules is None:
-            rules = tuple(rule for teams, rule in self._rules if teams is None or team in teams)
+    def _of(self, name: str) -> _Team:
+        team = self._teams.get(name)
+        if team is None:
+            rules = tuple(rule for teams, rule in self._rules if teams is None or name in teams)
+            same = next((one for one in self._teams.values() if one.rules == rules), None)
             if len(self._teams) > 10_000:
                 self._teams.clear()
-            self._teams[team] = rules
-        return rules
+            team = self._teams[name] = same or _Team(rules)
+        return team
 
     def _tell(self, x: Exchange, state: _State) -> None:
         """In the answer's head: not everybody was asked who should have been."""
@@ -305,6 +318,15 @@ def _rule(use: Use, said: Safety.Settings, offers: dict[str, Any]) -> Rule:
     stages = frozenset(use.stages) if use.stages is not None else assessor.stages
     closed = use.on_error == "block" if use.on_error is not None else use.action != "flag"
     return Rule(assessor, use.action, stages, use.threshold, closed, use.timeout_seconds, said.replacement)
+
+
+def _clear(x: Exchange, prefilter: Prefilter, stage: str, body: bytes) -> bool:
+    """Is there certainly nothing in it that anybody could find?  Then that is noted."""
+    began = clock()
+    if not prefilter.clear(body):
+        return False
+    x.assessments.append(Assessment(prefilter.names, stage, "passed", took=clock() - began))
+    return True
 
 
 async def _all(tasks: Sequence[asyncio.Task[None]]) -> None:
