@@ -107,7 +107,8 @@ class Expressions:
             try:
                 self._compiled.append((label, re2.compile(expression, options=options)))
             except re2.error as error:
-                raise ValueError(f"{error.args[0]!s:.100}") from None
+                said = error.args[0]
+                raise ValueError(said.decode(errors="replace") if isinstance(said, bytes) else str(said)) from None
 
     def find(self, text: str) -> list[Found]:
         """At most MOST places of one expression are told one by one; what follows the last counts as one."""

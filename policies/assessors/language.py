@@ -45,7 +45,7 @@ _SCRIPTS: Final = (
     ("th", re.compile("[\u0e00-\u0e7f]")),
 )
 _WORD: Final = re.compile(r"[^\W\d_]{1,30}")
-_LONGEST: Final = 4096  # characters that are looked at: more would change nothing
+_LONGEST: Final = 800  # characters that are looked at: more would change little
 _SURE: Final = 12  # words from which a guess is a guess
 
 

@@ -181,6 +181,8 @@ class PersonalData(Scanner):
             begin = max(tail.rfind(letter, 0, end) for letter in " \n\t") + 1
             word = tail[begin:end]
             if word and not (_WITH_DIGIT.search(word) or (len(word) <= 4 and word.isupper()) or word in "+("):
+                if (letters := _BEGINS.search(word)) is not None:
+                    at = begin + letters.start(1)
                 break
             at = begin
         return len(tail) - at
@@ -194,6 +196,7 @@ class PersonalData(Scanner):
 
 
 _WITH_DIGIT: Final = re.compile(r"\d")
+_BEGINS: Final = re.compile(r"[^A-Za-z0-9]([A-Z]{1,4})\Z")  # behind a bracket or a quote a number may begin
 
 
 class _Run:
@@ -276,7 +279,7 @@ _SIZES: Final = frozenset({9, 11, *range(13, 20)})
 def _label(run: _Run, first: int, lengths: list[int], digits: str) -> str:
     size, text, start = len(digits), run.text, run.starts[first]
     if size >= 13:
-        shaped = len(lengths) == 1 or all([3 <= length <= 7 for length in lengths])
+        shaped = len(lengths) == 1 or min(lengths) >= 3 and max(lengths) <= 7
         if shaped and digits[0] in "23456" and luhn(digits):
             return "card"
         if size == 15 and digits[0] in "12" and 97 - int(digits[:13]) % 97 == int(digits[13:]) and digits[3:5] != "00":
@@ -315,11 +318,11 @@ def _phone(run: _Run, first: int, until: int) -> tuple[str, int]:
             continue
         count = last - first + 1
         long_enough = (
-            plus or (count >= 3 and 10 <= size <= 11) or (count == 2 and 9 <= size <= 12 and text[start] == "0")
+            plus or (3 <= count <= 5 and 10 <= size <= 11) or (count == 2 and 9 <= size <= 12 and text[start] == "0")
         )
         # Behind nine groups or more stands a table, not a telephone.
         cut = last + 1 == until and until < len(run.starts) and run.starts[until] - run.ends[last] <= 3
-        dated = any([_DATE.match(text, run.starts[at]) for at in range(first, last + 1)])
+        dated = any(_DATE.match(text, run.starts[at]) for at in range(first, last + 1))
         return ("phone", last) if long_enough and (plus or not cut) and not dated else ("", 0)
     return "", 0
 

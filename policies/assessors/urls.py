@@ -47,7 +47,7 @@ class Urls(Scanner):
         self._deny = frozenset(_plain(host) for host in said.deny)
         self._allow = None if said.allow is None else frozenset(_plain(host) for host in said.allow)
         bare = [
-            Rule("denied", re.escape(host) + r"(?![\w-])", re.escape(host), bounded=False, caseless=True)
+            Rule("denied", re.escape(host) + r"(?![\w-]|\.\w)", re.escape(host), bounded=False, caseless=True)
             for host in self._deny
         ]
         self._rules = Rules([*_RULES, *bare])

@@ -64,9 +64,9 @@ async def prove(count: int, first: int = 0) -> tuple[int, int, int]:
 
 
 async def test_no_byte_of_a_planted_span_reaches_the_caller() -> None:
-    count, planted, leaks = await prove(150)
+    count, planted, leaks = await prove(80)
     print(f"\n{count} streams, {planted} texts with unsafe spans, {leaks} characters leaked")
-    assert planted > 100
+    assert planted > 50
     assert leaks == 0
 
 
@@ -333,7 +333,7 @@ async def test_no_field_and_no_header_of_a_caller_switches_it_off() -> None:
         ({"use": "secrets", "acton": "block"}, 'unknown word "acton"; did you mean "action"?'),
         ({"use": "secrets", "action": "blok"}, "expected block, redact, mask or flag"),
         ({"use": "words"}, "names nothing; give it words, topics or patterns"),
-        ({"use": "words", "patterns": {"p": "("}}, "cannot be compiled"),
+        ({"use": "words", "patterns": {"p": "("}}, "the pattern p cannot be used"),
         ({"use": "urls", "alow": ["a.example"]}, 'unknown word "alow"; did you mean "allow"?'),
         ({"use": "nothing.here:Pii"}, "cannot be imported"),
     ],
