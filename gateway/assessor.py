@@ -15,7 +15,7 @@ from gateway.exchange import Exchange
 from gateway.patterns import HELD, Found, Hint, merged
 from gateway.problems import nearest
 
-SLICE: Final = 2048  # characters scanned in one go: other requests get their turn in between
+SLICE: Final = 1024  # characters scanned in one go: other requests get their turn in between
 OVERLAP: Final = 2 * HELD  # characters that two slices share
 LONGEST: Final = 4_000_000  # characters that an assessor which must see all of an answer waits for
 
