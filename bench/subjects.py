@@ -176,7 +176,7 @@ def gateway(
     folder: Path, core: int, provider: str, *, catalogue: bool = False, money: bool = False, safety: bool = False,
     name: str = "gateway",
 ) -> Subject:  # fmt: skip
-    """Everything on.  catalogue: prices are the catalogue's.  money: with budgets and limits.  safety: with patterns."""
+    """Everything on.  catalogue: prices are the catalogue's.  money: budgets and limits.  safety: patterns."""
     port, home = free_port(), folder / name
     home.mkdir(parents=True)
     file = home / "config.yaml"

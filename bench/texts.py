@@ -1,4 +1,4 @@
-"""Texts that are what an assessor looks for, and texts that are not, for `make assess`.  All made here, none of anybody.
+"""Texts that are what an assessor looks for, and texts that are not, for `make assess`.  All are made here.
 
 They were written by those who wrote the assessors: read precision and recall as "does what it says", not as a promise.
 Rates on public sets that nobody here wrote stand in docs/safety.md.

@@ -49,9 +49,7 @@ class Rates(NamedTuple):
 @click.option("--stage", default="input", show_default=True, help="Which texts they are: input, output, …")
 @click.option("--show", is_flag=True, help="Print the places found.  They may be secrets.")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False))
-def assess(
-    use: str, settings: str | None, config: str | None, threshold: float, stage: str, show: bool, file: str
-) -> None:
+def assess(use: str, settings: str | None, config: str | None, **said: Any) -> None:
     """Run an assessor over FILE, without a gateway.
 
     Each line of FILE is a text as a JSON string; an object with `text`, and `unsafe: true|false` where that is known;
@@ -67,10 +65,11 @@ def assess(
         _fail(f"{error.message}; {error.mend}")
     except (ValidationError, msgspec.DecodeError, TypeError) as error:
         _fail(f"the settings of {use} do not fit: {error}")
-    samples = list(read(Path(file).read_text(encoding="utf-8")))
-    judged = asyncio.run(judge(assessor, samples, stage))
+    threshold: float = said["threshold"]
+    samples = list(read(Path(said["file"]).read_text(encoding="utf-8")))
+    judged = asyncio.run(judge(assessor, samples, said["stage"]))
     for number, one in enumerate(judged, 1):
-        click.echo(_line(number, one, threshold, show))
+        click.echo(_line(number, one, threshold, said["show"]))
     click.echo(summary(judged, threshold), err=True)
 
 
@@ -179,12 +178,14 @@ def _configured(use: str, config: str | None) -> dict[str, Any]:
         policies = configs.load(config).policies
     except ConfigError as error:
         _fail(str(error))
-    for policy in policies:
-        for part in configs.find_policy(policy.use).words(extras(policy)):
-            line = extras(policy)["assessors"][part.place[1]]
-            if use in (line.get("use"), line.get("name")):
-                return part.said
-    _fail(f"{config} names no assessor {use}")
+    lines = [
+        (extras(policy), part) for policy in policies for part in configs.find_policy(policy.use).words(extras(policy))
+    ]
+    for line, part in lines:
+        one = line["assessors"][part.place[1]]
+        if use in (one.get("use"), one.get("name")):
+            return part.said
+    return _fail(f"{config} names no assessor {use}")
 
 
 def _fail(message: str) -> NoReturn:

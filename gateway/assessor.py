@@ -125,7 +125,7 @@ class Scanner(Assessor):
         return self.find(text, text.encode(errors="replace")) if text else []
 
     async def assess(self, text: str, stage: str) -> Verdict:
-        if len(text) <= SLICE:
+        if len(text) <= 2 * SLICE:
             size = len(text)
             return self.verdict([one._replace(end=size) if one.open else one for one in self.scan(text)])
         found: list[Found] = []

@@ -16,7 +16,7 @@ def events(x: Exchange) -> list[dict[str, Any]]:
     """The attributes of each event."""
     made = []
     response = x.final.answer.id if x.final is not None else ""
-    for one, name in ((one, name) for one in x.assessments for name in one.assessor.split(",")):
+    for name, one in [(name, said) for said in x.assessments for name in said.assessor.split(",")]:
         attributes: dict[str, Any] = {
             "gen_ai.evaluation.name": name,
             "gen_ai.evaluation.score.value": one.score,

@@ -68,8 +68,8 @@ METRICS = (
            "What safety assessors said, once for each request and kind of text: passed, flagged, masked, redacted, "
            "blocked; failed or failed_open (by `on_error`), not_judged (media and files)."),
     Metric("tollkeeper_assessor_seconds", "histogram", ("assessor",),
-           "Seconds that one assessor took for one kind of text of a request, all pieces of a stream together. Where one "
-           "look told that no pattern of several can match, its time is shown for each of them.",
+           "Seconds that one assessor took for one kind of text of a request, all pieces of a stream together. Where "
+           "one look told that no pattern of several can match, its time is shown for each of them.",
            _ASSESSOR),
     Metric("tollkeeper_client_disconnects_total", "counter", (), "Requests whose caller hung up before the end."),
     Metric("tollkeeper_telemetry_dropped_total", "counter", ("sink",),

@@ -279,7 +279,7 @@ _SIZES: Final = frozenset({9, 11, *range(13, 20)})
 def _label(run: _Run, first: int, lengths: list[int], digits: str) -> str:
     size, text, start = len(digits), run.text, run.starts[first]
     if size >= 13:
-        shaped = len(lengths) == 1 or min(lengths) >= 3 and max(lengths) <= 7
+        shaped = len(lengths) == 1 or (min(lengths) >= 3 and max(lengths) <= 7)
         if shaped and digits[0] in "23456" and luhn(digits):
             return "card"
         if size == 15 and digits[0] in "12" and 97 - int(digits[:13]) % 97 == int(digits[13:]) and digits[3:5] != "00":

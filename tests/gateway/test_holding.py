@@ -1,4 +1,4 @@
-"""Events leave whole, in order, and not before their texts are decided; tests/policies/test_safety.py proves it at large."""
+"""Events leave whole, in order, and not before their texts are decided; tests/policies/test_safety.py proves it."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
+from itertools import pairwise
 
 import pytest
 
@@ -69,4 +70,4 @@ def test_what_is_merged_covers_what_was_found() -> None:
         covered = {at for one in found for at in range(one.start, one.end)}
         kept = merged(found)
         assert {at for one in kept for at in range(one.start, one.end)} == covered
-        assert all(one.end <= other.start for one, other in zip(kept, kept[1:], strict=False))
+        assert all(one.end <= other.start for one, other in pairwise(kept))

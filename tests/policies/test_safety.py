@@ -161,11 +161,12 @@ async def test_block_ends_a_stream_with_one_error_frame_and_stops_the_provider()
     async with scripted(script) as up, running(config(up.url, policies=safety({"use": "secrets"}))) as gateway:
         async with openai.AsyncOpenAI(base_url=f"{gateway.url}/v1", api_key=KEY, max_retries=0) as client:
             text = ""
+            call: Any = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": True}
+            stream = aiter(await client.chat.completions.create(**call))
+            for _ in range(3):
+                text += (await anext(stream)).choices[0].delta.content or ""
             with pytest.raises(openai.APIError) as caught:
-                async for chunk in await client.chat.completions.create(
-                    model="m", messages=[{"role": "user", "content": "hi"}], stream=True
-                ):
-                    text += chunk.choices[0].delta.content or ""
+                await anext(stream)
             assert text == "Here it is: "
             assert "safety assessor 'secrets'" in str(caught.value)
             await asyncio.wait_for(ended.wait(), 1)
@@ -267,7 +268,7 @@ async def test_messages_tools_and_their_results_are_all_read() -> None:
 
 
 async def test_a_field_that_stands_twice_at_any_depth_is_refused_not_guessed() -> None:
-    body = '{"model":"m","messages":[{"role":"user","content":"%s","content":"hi"}]}' % SECRET
+    body = '{"model":"m","messages":[{"role":"user","content":"' + SECRET + '","content":"hi"}]}'
     async with scripted(said("ok")) as up, running(config(up.url, policies=safety({"use": "secrets"}))) as gateway:
         response = await gateway.client.post(
             "/v1/chat/completions", content=body, headers={"content-type": "application/json"}
