@@ -35,9 +35,11 @@ from gateway.endpoints.keys import Keys as KeysEndpoints
 from gateway.endpoints.ledger import LedgerEndpoints
 from gateway.endpoints.models import ModelsEndpoint
 from gateway.endpoints.organisations import Organisations
+from gateway.endpoints.refusals import RefusalEndpoints
 from gateway.endpoints.relay import RelayEndpoint
 from gateway.endpoints.teams import Teams as TeamsEndpoints
 from gateway.endpoints.tokens import Tokens
+from gateway.endpoints.usage import UsageEndpoints
 from gateway.endpoints.users import Users
 from gateway.errors import BadCall
 from gateway.inner import Form, Inner
@@ -232,13 +234,17 @@ class Gateway:
         operations: list[Operation] = []
         if self.store is not None and self.records is not None:
             operations += Admin(self.store, self.records.flush).operations()
+            operations += RefusalEndpoints(self.store, self.records.flush).operations()
         if self.roster is not None:
-            for family in (Organisations, TeamsEndpoints, KeysEndpoints, Users, Budgets, Tokens, Audit):
+            for family in (Organisations, TeamsEndpoints, KeysEndpoints, Users, Tokens, Audit):
                 operations += family(self.roster).operations()
+            operations += Budgets(self.roster, None if self.books is None else self.books.ledger).operations()
         if self.books is not None:
             operations += LedgerEndpoints(self.books).operations()
+        flush = None if self.records is None else self.records.flush
+        operations += UsageEndpoints(self.config, self.store, flush).operations()
         door = Door(self._admin_key, self.roster.token if self.roster is not None else None)
-        routes += door.routes(documented(operations) if operations else [])
+        routes += door.routes(documented(operations))
         return Router(routes, redirect_slashes=False, default=_nothing_here)
 
     @property

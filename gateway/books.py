@@ -22,7 +22,7 @@ from typing import Final, NamedTuple
 from uuid import uuid4
 
 from gateway import journal
-from gateway.journal import Entry, Journal
+from gateway.journal import Journal
 from gateway.leases import Account, Claim, Lease, Leases, Shortage
 from gateway.ledger import Ledger, LedgerError, LedgerUnavailable, Note, Posting
 
@@ -50,11 +50,12 @@ class Part(NamedTuple):
 class Hold:
     """A call's worst cost, held in each of its budgets.  Open until it is reported, once."""
 
-    __slots__ = ("amount", "id", "key", "note", "parts", "reported", "unposted")
+    __slots__ = ("amount", "cost", "id", "key", "note", "parts", "reported", "unposted")
 
     def __init__(self, id: str, amount: int, parts: Sequence[Part], key: str, note: Note) -> None:
         self.id = id
         self.amount = amount  # nano-USD, in each part
+        self.cost: int | None = None  # nano-USD, once it is reported; None: it certainly billed nothing
         self.parts = parts
         self.key = key
         self.note = note
@@ -62,14 +63,7 @@ class Hold:
         self.unposted = len(parts)
 
 
-class _Report:
-    __slots__ = ("cost", "hold", "note", "number")
-
-    def __init__(self, hold: Hold, number: int, cost: int | None, note: Note) -> None:
-        self.hold = hold
-        self.number = number  # of its part
-        self.cost = cost
-        self.note = note
+_Report = tuple[Hold, int]  # one part of a hold that is over; it waits to be posted
 
 
 class Books:
@@ -104,6 +98,9 @@ class Books:
         key: whose hold it is.
         """
         loop = asyncio.get_running_loop()
+        parts = self._at_once(claims, amount, key, loop.time())
+        if parts is not None:
+            return self._take(Hold(id, amount, parts, key, note), loop.time())
         accounts = [self._leases.account(claim) for claim in claims]
         deadline = loop.time() + self._wait
         offline: set[Account] = set()
@@ -128,22 +125,41 @@ class Books:
                 await _pause(account, deadline - now)
         return Shortage(accounts[0].budget, "contended", 1.0, 0)
 
+    def _at_once(self, claims: Sequence[Claim], amount: int, key: str, now: float) -> list[Part] | None:
+        """Where all leases are large enough, as nearly always; None: to be looked at with patience."""
+        accounts = self._leases.accounts
+        parts = []
+        for budget, most, _ in claims:
+            account = accounts.get(budget.id)
+            if account is None or account.frozen or now >= account.ends or account.budget != budget:
+                return None
+            lease = account.lease
+            if lease is None or lease.free < amount:
+                return None
+            held = account.held.get(key)
+            if held and held + amount > most:
+                return None
+            parts.append(Part(account, lease))
+        return parts
+
     def _take(self, hold: Hold, now: float) -> Hold | Shortage:
         """One step: no await between the look and the taking."""
+        amount, key = hold.amount, hold.key
         kept = [
-            journal.Part(_part_id(hold.id, number), part.lease.id, part.account.budget.hard)
-            for number, part in enumerate(hold.parts)
-            if part.lease is not None
+            journal.Part(_part_id(hold.id, number), lease.id, account.budget.hard)
+            for number, (account, lease) in enumerate(hold.parts)
+            if lease is not None
         ]
         try:
-            self._journal.hold(Entry(hold.id, hold.amount, kept, hold.note))
+            self._journal.hold(hold.id, amount, kept, hold.note)
         except OSError as error:
             log.error("no call leaves that cannot be journalled: %s", error)
             return Shortage(hold.parts[0].account.budget, "unavailable", AGAIN, 0)
         for account, lease in hold.parts:
-            account.held[hold.key] = account.held.get(hold.key, 0) + hold.amount
+            held = account.held
+            held[key] = held.get(key, 0) + amount
             if lease is not None:
-                lease.free -= hold.amount
+                lease.free -= amount
                 lease.open += 1
                 lease.used = now
         self.holds[hold.id] = hold
@@ -158,18 +174,21 @@ class Books:
         """
         if hold.reported:
             return
-        hold.reported = True
+        hold.reported, hold.cost = True, cost
         del self.holds[hold.id]
         self._journal.settled(hold.id, cost, estimated)
-        note = {**hold.note, "estimated": True} if estimated else hold.note
+        if estimated:
+            hold.note = {**hold.note, "estimated": True}
+        amount, key = hold.amount, hold.key
         for number, (account, lease) in enumerate(hold.parts):
-            left = account.held.pop(hold.key, 0) - hold.amount
+            left = account.held.pop(key, 0) - amount
             if left:  # 0 where its other open holds cost nothing: that is the same as none
-                account.held[hold.key] = left
+                account.held[key] = left
             if lease is not None and not lease.lost:
-                lease.free += hold.amount - _own(hold, account, cost)
-            self._reports.append(_Report(hold, number, cost, note))
-            account.wake()
+                lease.free += amount - _own(hold, account)
+            self._reports.append((hold, number))
+            if account.waiting:
+                account.wake()
         self._wake.set()
 
     async def _post(self) -> None:
@@ -178,38 +197,36 @@ class Books:
             batch = [self._reports.popleft() for _ in range(min(BATCH, len(self._reports)))]
             done: set[_Report] = set()
             try:
-                pairs = [(report, posting) for report in batch if (posting := await self._posting(report)) is not None]
-                words = await self.ledger.post([posting for _, posting in pairs]) if pairs else []
-                for (report, _), word in zip(pairs, words, strict=True):
+                for hold, number in batch:
+                    if hold.parts[number].lease is None:
+                        await self._lease_late(hold, number)
+                leased = [report for report in batch if report[0].parts[report[1]].lease is not None]
+                words = await self.ledger.post([_posting(*report) for report in leased]) if leased else []
+                for report, word in zip(leased, words, strict=True):
                     done.add(report)
-                    self._posted(report, word)
+                    self._posted(*report, word)
             finally:
                 self._reports.extendleft(report for report in reversed(batch) if report not in done)
-                over = [report.hold for report in done if not report.hold.unposted]
+                over = {hold.id: None for hold, _ in done if not hold.unposted}
                 if over:
-                    self._journal.posted(list({hold.id for hold in over}))
+                    self._journal.posted(list(over))
             if not done:
                 return
 
-    async def _posting(self, report: _Report) -> Posting | None:
-        """None: a soft budget without a lease gets none now."""
-        hold, number, cost = report.hold, report.number, report.cost
-        account, lease = hold.parts[number]
-        held = max(hold.amount, _own(hold, account, cost))
-        if lease is None:
-            held = cost or 0
-            if await self._leases.refill(account, held) is not None:
-                return None
-            lease = account.lease
-            assert lease is not None
-            lease.free -= held
-            lease.open += 1
-            hold.parts = [*hold.parts[:number], Part(account, lease), *hold.parts[number + 1 :]]
-        return Posting(_part_id(hold.id, number), lease.id, cost, held, note=report.note, counted=number == 0)
+    async def _lease_late(self, hold: Hold, number: int) -> None:
+        """For a soft budget whose ledger did not answer when the call came; nothing where it does not answer still."""
+        account = hold.parts[number].account
+        held = hold.cost or 0
+        if await self._leases.refill(account, held) is not None:
+            return
+        lease = account.lease
+        assert lease is not None
+        lease.free -= held
+        lease.open += 1
+        hold.parts = [*hold.parts[:number], Part(account, lease), *hold.parts[number + 1 :]]
 
-    def _posted(self, report: _Report, word: str) -> None:
-        hold = report.hold
-        account, lease = hold.parts[report.number]
+    def _posted(self, hold: Hold, number: int, word: str) -> None:
+        account, lease = hold.parts[number]
         assert lease is not None
         lease.open -= 1
         hold.unposted -= 1
@@ -217,7 +234,7 @@ class Books:
             self.overruns += 1
             log.error(
                 "budget '%s': a call was billed %d nano-USD, above the %d it held; look at the price of its model",
-                account.budget.id, report.cost, hold.amount, extra={"request_id": hold.id.rpartition(".")[0]},
+                account.budget.id, hold.cost, hold.amount, extra={"request_id": hold.id.rpartition(".")[0]},
             )  # fmt: skip
         elif word == "unknown":
             log.error("the ledger does not know lease %s, from which %s was paid", lease.id, hold.id)
@@ -325,9 +342,17 @@ class Books:
         await self.ledger.aclose()
 
 
-def _own(hold: Hold, account: Account, cost: int | None) -> int:
-    """nano-USD of a cost that are paid from the lease.  A soft budget pays all: what it holds is a guess, no bound."""
-    return min(cost or 0, hold.amount) if account.budget.hard else cost or 0
+def _own(hold: Hold, account: Account) -> int:
+    """nano-USD of its cost that the lease pays.  A soft budget pays all: what it holds is a guess, no bound."""
+    cost = hold.cost or 0
+    return min(cost, hold.amount) if account.budget.hard else cost
+
+
+def _posting(hold: Hold, number: int) -> Posting:
+    account, lease = hold.parts[number]
+    assert lease is not None
+    held = max(hold.amount, _own(hold, account))
+    return Posting(_part_id(hold.id, number), lease.id, hold.cost, held, "settle", hold.note, False, number == 0)
 
 
 def _part_id(hold: str, number: int) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from gateway import __version__, assess, commands, reports
+from gateway import __version__, assess, commands, reports, tenants
 
 if TYPE_CHECKING:  # each command imports what it needs: `--help` answers at once
     from gateway.settings import Config, Target
@@ -24,7 +24,10 @@ def main() -> None:
     """Tollkeeper: an LLM gateway. It identifies, times, prices and explains every call to a model provider."""
 
 
-for group in (commands.keys, commands.teams, commands.tokens, commands.audit, reports.ledger, assess.assess):
+for group in (
+    tenants.organisations, tenants.teams, tenants.users, tenants.budgets,
+    commands.keys, commands.tokens, commands.audit, reports.ledger, assess.assess,
+):  # fmt: skip
     main.add_command(group)
 
 

@@ -229,6 +229,8 @@ def _check_policies(source: Source) -> None:
         except NoPolicy as error:
             source.report((*path, "use"), error.message, error.mend)
             continue
+        if says.get("fail_open") is True and not policy.may_fail_open:
+            source.report((*path, "fail_open"), f'the policy "{use}" never fails open', "leave the word out")
         own = {word: value for word, value in says.items() if word not in PolicyUse.model_fields}
         model = _settings_of(policy)
         known = [*PolicyUse.model_fields, *words_of(model)]

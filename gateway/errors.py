@@ -19,6 +19,7 @@ CODES: Final = frozenset(
         "invalid_json", "invalid_request", "invalid_type", "duplicate_field", "body_too_large", "body_incomplete",
         "unsupported_media_type", "unsupported_encoding", "method_not_allowed", "not_found", "model_not_found",
         "provider_required", "already_exists", "declared_in_config", "in_use", "already_revoked",
+        "below_committed",
         # who asks
         "missing_api_key", "invalid_api_key", "several_api_keys", "admin_only", "not_allowed",
         # what a policy decided

@@ -41,6 +41,7 @@ NEXT: Final[Mapping[str, str]] = {
     "already_exists": "take another name, or change what is there",
     "declared_in_config": "change it in config.yaml, which wins over the admin API",
     "already_revoked": "create a new key; one that was revoked stays so",
+    "below_committed": "set a higher limit, or say force: then nothing more is admitted",
     "in_use": "delete or revoke first what the message names",
     "model_not_allowed": "add the model to the team's models: in config.yaml",
     "policy_failed": "look in the gateway's log for this request's id; fail_open: true lets calls pass meanwhile",

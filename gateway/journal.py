@@ -19,7 +19,9 @@ import fcntl
 import logging
 import mmap
 import os
+import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -29,9 +31,11 @@ from gateway.ledger import Note, Posting
 
 SIZE: Final = 4 * 1024 * 1024  # bytes; when they are full, what is not over yet goes on in a new file
 
+HALF_MADE_NS: Final = 60 * 10**9  # after which a file that never got its name belongs to a process that was killed
+
 log = logging.getLogger("gateway")
 
-_encode = msgspec.json.Encoder().encode
+_encode = msgspec.json.Encoder().encode_lines
 _decode = msgspec.json.Decoder(list[Any]).decode
 
 
@@ -41,15 +45,6 @@ class Part(NamedTuple):
     id: str
     lease: str
     hard: bool
-
-
-class Entry(NamedTuple):
-    """A hold.  amount: nano-USD.  note: what its postings carry."""
-
-    id: str
-    amount: int
-    parts: Sequence[Part]
-    note: Note
 
 
 class Left(NamedTuple):
@@ -78,34 +73,32 @@ class Journal:
         self.lost = 0  # settlements that could not be written: after a crash their holds would be charged in full
         self._size = size
         self._leases: set[str] = set()
-        self._open: dict[str, Entry] = {}
-        self._settled: dict[str, tuple[int | None, bool]] = {}
+        self._open: dict[str, bytes] = {}  # the lines of holds that are not over yet
         self._at = 0
         self._create()
 
     def lease(self, id: str) -> None:
         """Raises OSError, and then the lease must not be asked for."""
-        self._write(["l", id])
+        self._write(("l", id))
         self._leases.add(id)
 
     def returned(self, id: str) -> None:
         self._leases.discard(id)
-        self._try(["r", id])
+        self._try(("r", id))
 
-    def hold(self, entry: Entry) -> None:
-        """Raises OSError, and then the call must not leave."""
-        self._write(["h", *entry])
-        self._open[entry.id] = entry
+    def hold(self, id: str, amount: int, parts: Sequence[Part], note: Note) -> None:
+        """amount: nano-USD.  note: what its postings carry.  Raises OSError, and then the call must not leave."""
+        self._open[id] = self._write(("h", id, amount, parts, note))
 
     def settled(self, hold: str, amount: int | None, estimated: bool) -> None:
-        self._settled[hold] = amount, estimated
-        self._try(["s", hold, amount, estimated])
+        line = self._try(("s", hold, amount, estimated))
+        if hold in self._open:
+            self._open[hold] += line
 
     def posted(self, holds: Sequence[str]) -> None:
         for hold in holds:
             self._open.pop(hold, None)
-            self._settled.pop(hold, None)
-        self._try(["p", holds])
+        self._try(("p", holds))
 
     def close(self, *, clean: bool) -> None:
         """clean: nothing is open: the file goes."""
@@ -136,14 +129,11 @@ class Journal:
     def _lines(self) -> Iterator[bytes]:
         """What is not over yet."""
         for lease in self._leases:
-            yield _encode(["l", lease]) + b"\n"
-        for entry in self._open.values():
-            yield _encode(["h", *entry]) + b"\n"
-            if entry.id in self._settled:
-                yield _encode(["s", entry.id, *self._settled[entry.id]]) + b"\n"
+            yield _encode((("l", lease),))
+        yield from self._open.values()
 
-    def _write(self, line: list[Any]) -> None:
-        data = _encode(line) + b"\n"
+    def _write(self, line: tuple[Any, ...]) -> bytes:
+        data = _encode((line,))
         end = self._at + len(data)
         if end > self._size:
             file, mapped = self._file, self._map
@@ -155,18 +145,25 @@ class Journal:
                 raise OSError(f"the journal {self.path} has no room for {len(data)} bytes")
         self._map[self._at : end] = data
         self._at = end
+        return data
 
-    def _try(self, line: list[Any]) -> None:
+    def _try(self, line: tuple[Any, ...]) -> bytes:
+        """Nothing where it cannot be written."""
         try:
-            self._write(line)
+            return self._write(line)
         except OSError as error:
             self.lost += 1
             if self.lost == 1:
                 log.error("the journal of open holds cannot be written: %s", error)
+            return b""
 
 
 def left_behind(prefix: Path) -> Iterator[Left]:
     """The journals beside this one whose processes have ended."""
+    for half in prefix.parent.glob(f"{prefix.name}.*.new"):
+        with suppress(FileNotFoundError):
+            if time.time_ns() - half.stat().st_mtime_ns > HALF_MADE_NS:
+                half.unlink()
     for path in sorted(prefix.parent.glob(f"{prefix.name}.*.journal")):
         try:
             file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
@@ -190,7 +187,7 @@ def read(data: bytes) -> tuple[list[Posting], list[str]]:
     A hold whose call was not over is charged in full where it is hard, and nothing where it is soft.
     """
     leases: dict[str, None] = {}
-    holds: dict[str, Entry] = {}
+    holds: dict[str, tuple[int, list[Part], Note]] = {}
     settled: dict[str, tuple[int | None, bool]] = {}
     for line in data.splitlines():
         try:
@@ -203,22 +200,21 @@ def read(data: bytes) -> tuple[list[Posting], list[str]]:
             leases.pop(facts[0], None)
         elif kind == "h":
             id, amount, parts, note = facts
-            holds[id] = Entry(id, amount, [Part(*part) for part in parts], note)
+            holds[id] = amount, [Part(*part) for part in parts], note
         elif kind == "s":
             settled[facts[0]] = facts[1], facts[2]
         elif kind == "p":
             for hold in facts[0]:
                 holds.pop(hold, None)
-    return [posting for entry in holds.values() for posting in _postings(entry, settled.get(entry.id))], list(leases)
+    return [posting for id, hold in holds.items() for posting in _postings(*hold, settled.get(id))], list(leases)
 
 
-def _postings(entry: Entry, truth: tuple[int | None, bool] | None) -> Iterator[Posting]:
-    for number, part in enumerate(entry.parts):
+def _postings(held: int, parts: Sequence[Part], note: Note, truth: tuple[int | None, bool] | None) -> Iterator[Posting]:
+    for number, part in enumerate(parts):
         counted = number == 0
         if truth is None:
-            amount = entry.amount if part.hard else 0
-            doubt = {**entry.note, "in_doubt": True}
-            yield Posting(part.id, part.lease, amount, entry.amount, "expire", doubt, counted=counted)
+            amount = held if part.hard else 0
+            yield Posting(part.id, part.lease, amount, held, "expire", {**note, "in_doubt": True}, counted=counted)
         else:
-            note = {**entry.note, "estimated": True} if truth[1] else entry.note
-            yield Posting(part.id, part.lease, truth[0], entry.amount, note=note, counted=counted)
+            said = {**note, "estimated": True} if truth[1] else note
+            yield Posting(part.id, part.lease, truth[0], held, note=said, counted=counted)

@@ -246,6 +246,16 @@ def read_parameters(query_string: bytes, known: Sequence[Parameter]) -> dict[str
     return given
 
 
+def read_list(name: str, text: str, known: Sequence[str]) -> list[str]:
+    """Words with commas between them.  Raises BadCall naming the parameter where one is unknown or stands twice."""
+    words = [word.strip() for word in text.split(",")]
+    if not set(words) <= set(known):
+        raise bad(name, f"there are {', '.join(known)}")
+    if len(set(words)) != len(words):
+        raise bad(name, "each word once")
+    return words
+
+
 def read_limit(given: Mapping[str, str]) -> int:
     limit = given.get("limit", "100")
     if not re.fullmatch(r"[0-9]{1,4}", limit) or not 1 <= int(limit) <= LIMIT:

@@ -84,7 +84,7 @@ class Tariff(NamedTuple):
 # cached ones included.  The last is (-1, t).
 Bands = tuple[tuple[int, Tariff], ...]
 
-_Dearest = tuple[int, int, int, int]  # above so many input tokens: per input token, per output token, per request
+_Dearest = tuple[int, tuple[int, int, int]]  # above so many input tokens: per input, per output token, per request
 
 
 @dataclass(slots=True, frozen=True)
@@ -175,7 +175,8 @@ class Rate:
         rows = self._dearest.get(key)
         if rows is None:
             rows = self._dearest[key] = _dearest(self.contexts, *key)
-        return next(row[1:] for row in rows if input > row[0])
+        above, dearest = rows[0]
+        return dearest if input > above else next(dearest for above, dearest in rows if input > above)
 
 
 class Prices:
@@ -340,7 +341,7 @@ def _dearest(contexts: Mapping[tuple[str, bool], Bands], tier: str, audio: bool,
         if image:
             inward = max(inward, t.image_input, t.image_cached_input)
         request = max(request, t.request)
-        rows.append((above, inward, outward, request))
+        rows.append((above, (inward, outward, request)))
     return tuple(reversed(rows))
 
 

@@ -69,6 +69,7 @@ class Provider(Settings):
     drain_seconds: Seconds = 60.0
     propagate: Literal["none", "traceparent", "all"] = "none"  # W3C trace context sent to the provider
     transport: Literal["tollkeeper", "httpx"] = "tollkeeper"  # httpx: httpx2's own, for HTTP/2 and proxies
+    failures_billed: bool = True  # may an answer of 500 or above cost something?  503 and 529 never do
     trust_env: bool = False  # httpx only: read proxies from the environment
     ca_file: str | None = None  # trust these authorities instead of the system's
     catalogue: str | None = None  # the provider's id in the price catalogue, where its name differs

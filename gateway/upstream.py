@@ -116,6 +116,8 @@ class Call:
                 "The provider answered with a redirect, which is never followed.", code="upstream_protocol"
             )
         error = self._attempt.target.provider.dialect.read_error(answer.status, body)
+        if answer.status >= 500 and not self._attempt.target.provider.failures_billed:
+            error.free = True
         wait = retry_after(headers.get(b"retry-after", b"").decode("latin-1"))
         if wait is not None and error.status in (429, 503):
             error.retry_after = wait

@@ -56,6 +56,16 @@ class _Place(NamedTuple):
     feature: str
 
 
+class _Touched:
+    """The budgets of a place.  notes: provider -> what the ledger is told of a call that names no user or feature."""
+
+    __slots__ = ("claims", "notes")
+
+    def __init__(self, claims: list[Claim]) -> None:
+        self.claims = claims  # hard ones first: the first counts for spend questions
+        self.notes: dict[str, Note] = {}
+
+
 class _Scope(NamedTuple):
     """Where budgets are declared.  word: the caller's own, a user's or a feature's, which stands last in their name."""
 
@@ -67,6 +77,8 @@ class _Scope(NamedTuple):
 
 class Budget(Policy[_Held]):
     """Acts only where config.yaml declares budgets."""
+
+    may_fail_open = False
 
     class Settings(settings.Settings):
         key_share: Annotated[float, Field(gt=0, le=1)] = (
@@ -90,11 +102,12 @@ class Budget(Policy[_Held]):
         self._config = config
         self._teams = teams
         self._revision = teams.revision  # of the teams for which these were made:
-        self._made: dict[_Place, list[Claim]] = {}
+        self._made: dict[tuple[str, ...], _Touched] = {}
         self._named: dict[str, tuple[bool, bool]] = {}  # team -> do its users, do its features have budgets
 
     async def attempt(self, x: Exchange, attempt: Attempt) -> _Held | None:
-        claims = self._claims(x)
+        touched = self._touched(x)
+        claims = touched.claims
         if not claims:
             return None
         books = self._books
@@ -108,12 +121,12 @@ class Budget(Policy[_Held]):
             if hard:
                 raise
             most = Bound(0, 0, 0, None)  # a soft budget counts what it cost when that is known
-        note = _note(x, attempt)
-        found = await books.hold(f"{x.id}.{len(x.attempts)}", claims, most.amount, x.caller.key, note)
+        id, key, note = f"{x.id}.{len(x.attempts)}", x.caller.key, _note(x, attempt, touched)
+        found = await books.hold(id, claims, most.amount, key, note)
         if isinstance(found, Shortage) and self._said.shrink and found.available and found.reason in _FITS:
             less = shrunk(x, attempt.target, rate, model, found.available)
             if less is not None:
-                found = await books.hold(f"{x.id}.{len(x.attempts)}", claims, less.amount, x.caller.key, note)
+                found = await books.hold(id, claims, less.amount, key, note)
                 most = less
                 if less.cap is not None:
                     _tell(x, _CAP, b"%d" % less.cap)
@@ -148,8 +161,7 @@ class Budget(Policy[_Held]):
         tokens = -(-usage.output * _SLACK_NS // wrote)
         return rate.worst(0, min(tokens, 100_000))
 
-    def _claims(self, x: Exchange) -> list[Claim]:
-        """Hard ones first: the first counts for spend questions."""
+    def _touched(self, x: Exchange) -> _Touched:
         if self._revision != self._teams.revision:
             self._made, self._named, self._revision = {}, {}, self._teams.revision
         caller = x.caller
@@ -157,15 +169,15 @@ class Budget(Policy[_Held]):
         if named is None:
             named = self._named[caller.team] = self._names(caller.team)
         user, feature = x.user[:_LONGEST] if named[0] else "", x.feature[:_LONGEST] if named[1] else ""
-        place = _Place(caller.organisation, caller.team, caller.key, x.alias, user, feature)
-        claims = self._made.get(place)
-        if claims is None:
-            claims = [self._claim(scope, said) for scope in self._scopes(place) for said in scope.budgets]
+        place = (caller.organisation, caller.team, caller.key, x.alias, user, feature)  # as a _Place, which is dearer
+        made = self._made.get(place)
+        if made is None:
+            claims = [self._claim(scope, said) for scope in self._scopes(_Place(*place)) for said in scope.budgets]
             claims.sort(key=lambda claim: not claim.budget.hard)
             if len(self._made) >= _REMEMBERED:
                 self._made.clear()
-            self._made[place] = claims
-        return claims
+            made = self._made[place] = _Touched(claims)
+        return made
 
     def _claim(self, scope: _Scope, said: settings.Budget) -> Claim:
         limit = int(said.limit_usd * 1_000_000_000)
@@ -209,16 +221,24 @@ class Budget(Policy[_Held]):
 _FITS: Final = frozenset({"exhausted", "contended"})
 
 
-def _note(x: Exchange, attempt: Attempt) -> Note:
+def _note(x: Exchange, attempt: Attempt, touched: _Touched) -> Note:
     """What spend questions can be asked by."""
-    return {
+    provider = attempt.target.provider.name
+    plain = not (x.user or x.feature) and bool(x.alias)
+    known = touched.notes.get(provider) if plain else None
+    if known is not None:
+        return known
+    note: Note = {
         "team": x.caller.team,
         "key": x.caller.key,
         "user": x.user[:_LONGEST] or None,
         "feature": x.feature[:_LONGEST] or None,
         "model": x.alias or x.model,
-        "provider": attempt.target.provider.name,
+        "provider": provider,
     }
+    if plain:
+        touched.notes[provider] = note
+    return note
 
 
 def _tell(x: Exchange, name: bytes, value: bytes) -> None:

@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Annotated, Final, NamedTuple
 
+from msgspec import Raw
 from pydantic import Field
 
 from gateway import settings
@@ -46,6 +48,12 @@ _MEASURES: Final = (
 )
 
 
+_NAMES: Final = {
+    kind: (b"x-ratelimit-limit-" + word, b"x-ratelimit-remaining-" + word, b"x-ratelimit-reset-" + word)
+    for kind, word in (("requests", b"requests"), ("tokens", b"tokens"))
+}
+
+
 class _Rule(NamedTuple):
     """One limit of one scope."""
 
@@ -56,8 +64,20 @@ class _Rule(NamedTuple):
     per_user: bool
 
 
+class _Plan:
+    """The limits of a place, with all of them that is the same for each of its calls."""
+
+    __slots__ = ("charges", "per_user", "rules", "tokens")
+
+    def __init__(self, rules: Sequence[_Rule]) -> None:
+        self.rules = rules
+        self.charges = [Charge(rule.key, 1, rule.limit, rule.measure.window) for rule in rules]
+        self.tokens = [at for at, rule in enumerate(rules) if rule.measure.kind == "tokens"]
+        self.per_user = [at for at, rule in enumerate(rules) if rule.per_user]
+
+
 class _Spent(NamedTuple):
-    rules: Sequence[_Rule]
+    plan: _Plan
     reserved: int  # tokens
     taken: Taken
 
@@ -81,36 +101,46 @@ class RateLimit(Policy[_Spent]):
         self._teams = teams if isinstance(teams, Teams) else Teams(teams)
         self._models = models
         self._revision = self._teams.revision  # of the teams by which the rules were found
-        self._rules: dict[tuple[str, str, str, str], list[_Rule]] = {}
+        self._plans: dict[tuple[str, str, str, str], _Plan] = {}
 
     async def admit(self, x: Exchange) -> _Spent | None:
         caller = x.caller
         if self._revision != self._teams.revision:
-            self._rules, self._revision = {}, self._teams.revision
-        user = x.user if (caller.team, x.user) in self._teams.users else ""  # callers make up names: not one rule each
+            self._plans, self._revision = {}, self._teams.revision
+        user = x.user
+        if user and (caller.team, user) not in self._teams.users:
+            user = ""  # callers make up names: not one plan each
         place = (caller.team, caller.key, x.alias, user)
-        rules = self._rules.get(place)
-        if rules is None:
-            rules = self._rules[place] = self._find(*place)
-        if not rules:
+        plan = self._plans.get(place)
+        if plan is None:
+            plan = self._plans[place] = _Plan(self._find(*place))
+        if not plan.rules:
             return None
-        tokens = self._reserve(x) if any(rule.measure.kind == "tokens" for rule in rules) else 0
-        charges = []
-        for _, key, limit, measure, per_user in rules:
-            amount = tokens if measure.kind == "tokens" else 1
-            charges.append(Charge(key + x.user if per_user else key, amount, limit, measure.window))
+        charges, tokens = plan.charges, 0
+        if plan.tokens or plan.per_user:
+            charges = charges.copy()
+            if plan.tokens:
+                tokens = self._reserve(x)
+            for at in plan.tokens:
+                key, _, limit, window = charges[at]
+                charges[at] = Charge(key, tokens, limit, window)
+            for at in plan.per_user:
+                key, amount, limit, window = charges[at]
+                charges[at] = Charge(key + x.user, amount, limit, window)
         found = await self._counters.take(charges)
-        x.reply_headers += _headers(rules, found)
+        _tell(x.reply_headers, plan.rules, found)
         if isinstance(found, Refusal):
-            raise _refuse(rules[found.which], tokens, found)
-        return _Spent(rules, tokens, found)
+            raise _refuse(plan.rules[found.which], tokens, found)
+        return _Spent(plan, tokens, found)
 
     def settle(self, x: Exchange, spent: _Spent) -> None:
-        sent = any(attempt.sent for attempt in x.attempts)
-        requests = 0 if isinstance(x.error, Denied) and not sent else 1
-        tokens = _used(x, spent.reserved)
-        used = [tokens if rule.measure.kind == "tokens" else requests for rule in spent.rules]
-        self._counters.give_back(spent.taken, used)
+        plan, reserved, taken = spent
+        used = [0 if isinstance(x.error, Denied) and not _sent(x) else 1] * len(plan.rules)
+        if plan.tokens:
+            tokens = _used(x, reserved)
+            for at in plan.tokens:
+                used[at] = tokens
+        self._counters.give_back(taken, used)
 
     def _find(self, team: str, key: str, model: str, user: str) -> list[_Rule]:
         """The limits of a call, the widest first: a refusal names the team before its key."""
@@ -133,9 +163,10 @@ class RateLimit(Policy[_Spent]):
         prompt = prompt or -(-len(x.body) // 4)
         if x.operation == "embeddings":
             return prompt
-        caps = [cap for name in _CAPS if (cap := _number(x, name)) is not None]
-        choices = max(_number(x, name) or 1 for name in _CHOICES)
-        return min(prompt + (max(caps) if caps else self._output_tokens) * choices, _MOST + 1)
+        fields = x.fields
+        caps = [cap for name in _CAPS if name in fields and (cap := _number(fields[name])) is not None]
+        choices = [_number(fields[name]) or 1 for name in _CHOICES if name in fields]
+        return min(prompt + max(caps, default=self._output_tokens) * max(choices, default=1), _MOST + 1)
 
 
 def _rules(scope: str, key: str, limits: settings.Limits, per_user: bool = False) -> list[_Rule]:
@@ -148,20 +179,24 @@ def _rules(scope: str, key: str, limits: settings.Limits, per_user: bool = False
     return found
 
 
-def _number(x: Exchange, name: str) -> int | None:
-    raw = x.fields.get(name)
-    if raw is None:
-        return None
+def _number(raw: Raw) -> int | None:
     digits = bytes(raw)
     return int(digits) if digits.isdigit() and len(digits) <= 12 else None
 
 
+def _sent(x: Exchange) -> bool:
+    return any(attempt.sent for attempt in x.attempts)
+
+
 def _used(x: Exchange, reserved: int) -> int:
     """Tokens of all attempts; at least what was reserved, where a provider may have billed an amount nobody knows."""
-    known = sum(attempt.usage.input + attempt.usage.output for attempt in x.attempts if attempt.usage is not None)
-    if any(attempt.sent and attempt.usage is None and not attempt.free for attempt in x.attempts):
-        return max(known, reserved)
-    return known
+    known, unknown = 0, False
+    for attempt in x.attempts:
+        if attempt.usage is not None:
+            known += attempt.usage.input + attempt.usage.output
+        elif attempt.sent and not attempt.free:
+            unknown = True
+    return max(known, reserved) if unknown else known
 
 
 def _refuse(rule: _Rule, tokens: int, found: Refusal) -> Denied:
@@ -184,31 +219,33 @@ def _denied(message: str, wait: int | None, should_retry: bool | None = None) ->
     return error
 
 
-def _headers(rules: Sequence[_Rule], found: Taken | Refusal) -> list[tuple[bytes, bytes]]:
+def _tell(headers: list[tuple[bytes, bytes]], rules: Sequence[_Rule], found: Taken | Refusal) -> None:
     """Of requests and of tokens the limit that refused, else the one with the least left; as OpenAI writes them."""
-    remaining = list(found.remaining)
+    remaining = found.remaining
     if isinstance(found, Refusal):
+        remaining = remaining.copy()
         remaining[found.which] = -1
     told: dict[str, int] = {}
     for at, rule in enumerate(rules):
         kind = rule.measure.kind
         if kind and (kind not in told or remaining[at] < remaining[told[kind]]):
             told[kind] = at
-    headers = []
     for kind, at in told.items():
-        word = kind.encode()
-        headers.append((b"x-ratelimit-limit-" + word, b"%d" % rules[at].limit))
-        headers.append((b"x-ratelimit-remaining-" + word, b"%d" % found.remaining[at]))
-        headers.append((b"x-ratelimit-reset-" + word, _span(found.reset[at])))
-    return headers
+        limit, left, reset = _NAMES[kind]
+        headers += (
+            (limit, b"%d" % rules[at].limit),
+            (left, b"%d" % found.remaining[at]),
+            (reset, _span(math.ceil(found.reset[at] * 1000))),
+        )
 
 
-def _span(seconds: float) -> bytes:
-    """1s, 6m0s, 250ms: as OpenAI and Go write durations."""
-    ms = math.ceil(seconds * 1000)
-    if ms < 1000:
-        return b"%dms" % ms
-    minutes, ms = divmod(ms, 60_000)
+def _span(ms: int) -> bytes:
+    """1s, 6m0s, 250ms: as OpenAI and Go write durations; whole seconds where there are any, rounded up."""
+    return b"%dms" % ms if ms < 1000 else _seconds(-(-ms // 1000))
+
+
+@lru_cache(maxsize=4096)
+def _seconds(seconds: int) -> bytes:
+    minutes, seconds = divmod(seconds, 60)
     hours, minutes = divmod(minutes, 60)
-    text = f"{ms / 1000:.3f}".rstrip("0").rstrip(".")
-    return f"{f'{hours}h' if hours else ''}{f'{minutes}m' if hours or minutes else ''}{text}s".encode()
+    return f"{f'{hours}h' if hours else ''}{f'{minutes}m' if hours or minutes else ''}{seconds}s".encode()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import shlex
 import sys
+import time
 from pathlib import Path
 
 import httpx2
@@ -115,7 +117,16 @@ async def test_the_readme_s_questions_to_the_ledger_are_answered(tmp_path: Path)
                 call = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hi"}]}
                 assert (await client.post("/v1/chat/completions", json=call)).status_code == 200
             await asyncio.sleep(0.3)
-            asked = [line for line in COMMANDS if line.startswith("tollkeeper ledger")]
+            today = time.time_ns() // 10**9 // 86_400 * 86_400
+            cost = {"amount": {"value": 0.00000195, "currency": "usd"}, "line_item": "gpt-4o-mini-2024-07-18, input"}
+            bucket = {"start_time": today, "end_time": today + 86_400, "results": [cost]}
+            export = tmp_path / "openai-costs.json"
+            export.write_text(json.dumps({"object": "page", "data": [bucket], "has_more": False}))
+            asked = [
+                line.replace(export.name, str(export)) for line in COMMANDS if line.startswith("tollkeeper ledger")
+            ]
             told = [await shell(*shlex.split(line), TOLLKEEPER_URL=gateway.url, **keys) for line in asked]
             assert re.search(r"^checkout +20\d\d-\d\d-\d\d +0\.00000", told[0], re.MULTILINE)
             assert "team checkout month" in told[1]
+            assert told[2].split()[:4] == ["TEAM", "KEY", "USER", "CODE"]
+            assert "0 of 1 lines differ" in told[3]

@@ -13,6 +13,9 @@ from gateway.counters import SLOTS, Charge, Refusal, Taken
 MOST: Final = 100_000  # keys remembered for each length of window, about 30 MB; beyond, the longest unused is forgotten
 
 
+_NO_CELL: Final[list[int]] = []  # of what is running
+
+
 class _Count:
     """What one key used in its window: cells of [slot, amount], the oldest first, and their sum."""
 
@@ -76,24 +79,20 @@ class MemoryCounters:
         remaining: list[int] = []
         fits = True
         for key, amount, limit, window in charges:
-            if window:
-                found = self._find(key, window, int(now * SLOTS / window))
-                counts.append(found)
-                left = limit - found.total - amount
-            else:
-                counts.append(None)
-                left = limit - self._running.get(key, 0) - amount
+            count = self._find(key, window, int(now * SLOTS / window)) if window else None
+            left = limit - amount - (self._running.get(key, 0) if count is None else count.total)
             if left < 0:
                 fits = False
+            counts.append(count)
             remaining.append(left)
         if not fits:
             return self._refuse(charges, counts, now)
         cells: list[list[int]] = []
         reset: list[float] = []
-        for (key, amount, _, window), count in zip(charges, counts, strict=True):
+        for (key, amount, _, window), count in zip(charges, counts):  # noqa: B905  (as long: made above)
             if count is None:
                 self._running[key] = self._running.get(key, 0) + amount
-                cells.append([])
+                cells.append(_NO_CELL)
                 reset.append(0.0)
             else:
                 slot = count.asked

@@ -15,8 +15,11 @@ from pydantic import AfterValidator, Field
 
 from gateway import settings
 from gateway.credentials import new_id
+from gateway.errors import Unavailable
+from gateway.ledger import Ledger, LedgerUnavailable
 from gateway.narrowing import printable_only
-from gateway.plane import PAGED, Asked, Body, Gone, Operation, bad, conflict, forbidden, missing, page
+from gateway.plane import PAGED, Asked, Body, Gone, Operation, Parameter, bad, conflict, forbidden, missing, page
+from gateway.reply import usd
 from gateway.roster import Decided, Operator, Roster, Snapshot
 from gateway.settings import Name
 from gateway.store import write_time
@@ -78,6 +81,7 @@ class BudgetChange(Body):
     limit_usd: Usd = Decimal(0)
     hard: bool = True
     warn_at: Fractions = Field(default=[])
+    force: bool = False  # true: also below what is spent or held already; then nothing more is admitted
 
 
 class BudgetTold(Struct, frozen=True, kw_only=True):
@@ -104,13 +108,17 @@ class BudgetPage(Struct, frozen=True):
 
 
 class Budgets:
-    def __init__(self, roster: Roster) -> None:
+    """ledger: None where no budget is enforced."""
+
+    def __init__(self, roster: Roster, ledger: Ledger | None) -> None:
         self._roster = roster
+        self._ledger = ledger
 
     def operations(self) -> list[Operation]:
         one, told, new = PATH + "/{id}", BudgetTold, "Set a budget"
+        query = (Parameter("team", "only this team's budgets", "checkout"), *PAGED)
         return [
-            Operation("GET", PATH, "listBudgets", "Budgets", self._list, BudgetPage, query=PAGED),
+            Operation("GET", PATH, "listBudgets", "Budgets", self._list, BudgetPage, query=query),
             Operation("POST", PATH, "createBudget", new, self._create, told, NewBudget, (), "owner", status=201),
             Operation("GET", one, "getBudget", "One budget", self._show, told),
             Operation("PATCH", one, "changeBudget", "Change a budget", self._change, told, BudgetChange, (), "owner"),
@@ -118,7 +126,11 @@ class Budgets:
         ]
 
     async def _list(self, asked: Asked) -> BudgetPage:
-        mine = {id: one for id, one in self._roster.snapshot.budgets.items() if asked.operator.sees(one.team)}
+        team = asked.query.get("team")
+        if team is not None and not (asked.operator.sees(team) and team in self._roster.teams):
+            raise missing("team", "team")
+        budgets = self._roster.snapshot.budgets
+        mine = {id: b for id, b in budgets.items() if asked.operator.sees(b.team) and team in (None, b.team)}
         found, cursor = page(mine, asked.query)
         return BudgetPage([_told(one) for one in found], cursor)
 
@@ -146,14 +158,18 @@ class Budgets:
 
     async def _change(self, asked: Asked) -> BudgetTold:
         body: BudgetChange = asked.body
-        said: dict[str, Any] = {word: getattr(body, word) for word in body.model_fields_set}
+        said: dict[str, Any] = {word: getattr(body, word) for word in body.model_fields_set - {"force"}}
         if "limit_usd" in said:
             said["limit_usd"] = _plain(body.limit_usd)
+        committed = 0 if body.force else await self._committed(_find(asked, self._roster.snapshot))
 
         def decide(snapshot: Snapshot) -> Decided[BudgetTold]:
             old = _find(asked, snapshot)
             _may(asked.operator, old.scope, "id")
             new = replace(old, **said)
+            if new.hard and (new.limit_usd, True) != (old.limit_usd, old.hard) and _nano(new.limit_usd) < committed:
+                wrong = f"{usd(committed)} USD are spent or held in this period; `force` lowers it all the same"
+                raise conflict("limit_usd", wrong, "below_committed")
             return Decided(_told(new), "change", old, new)
 
         return await self._roster.change(asked.operator.name, decide)
@@ -165,6 +181,19 @@ class Budgets:
             return Decided(Gone(old.id), "delete", old, None)
 
         return await self._roster.change(asked.operator.name, decide)
+
+    async def _committed(self, one: BudgetSetting) -> int:
+        """nano-USD spent and held in the period that runs.  Raises Unavailable."""
+        if self._ledger is None:
+            return 0
+        name, after, committed = _ledger_name(one), 0, 0
+        try:
+            while found := await self._ledger.windows(name, after=after):  # users' names may begin alike
+                committed += sum(w.spent + w.overrun + w.reserved for w in found if w.budget == name)
+                after = found[-1].id
+        except LedgerUnavailable as error:
+            raise Unavailable(f"{error}; `force` changes it all the same", retry_after=1)
+        return committed
 
     def _declared(self, body: NewBudget) -> set[Period]:
         """The periods for which config.yaml sets a budget of the same scope and names."""
@@ -212,6 +241,18 @@ def _find(asked: Asked, snapshot: Snapshot) -> BudgetSetting:
     if found is None or not asked.operator.sees(found.team):
         raise missing("id", "budget")
     return found
+
+
+def _ledger_name(one: BudgetSetting) -> str:
+    """What the policy `budget` calls it in the ledger."""
+    scope = [one.scope, one.team, one.key, one.organisation, one.model]
+    if one.scope == "feature" and one.team is None:
+        scope[1] = "*"
+    return " ".join(word for word in (*scope, one.per, one.user, one.feature) if word is not None)
+
+
+def _nano(limit_usd: str) -> int:
+    return int(Decimal(limit_usd) * 1_000_000_000)
 
 
 def _place(one: BudgetSetting) -> tuple[str | None, ...]:

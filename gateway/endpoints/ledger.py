@@ -11,7 +11,7 @@ from msgspec import Struct
 from gateway.books import Books
 from gateway.errors import Unavailable
 from gateway.ledger import DIMENSIONS, Defect, Dimension, LedgerUnavailable, Window
-from gateway.plane import Asked, Body, Operation, Parameter, bad, missing, read_limit, read_moment
+from gateway.plane import Asked, Body, Operation, Parameter, bad, missing, read_limit, read_list, read_moment
 from gateway.reply import usd
 from gateway.store import write_time
 
@@ -123,12 +123,7 @@ class LedgerEndpoints:
 
     async def _spend(self, asked: Asked) -> Spent:
         query, now = asked.query, time.time_ns()
-        by = [word.strip() for word in query["by"].split(",")] if "by" in query else []
-        for word in by:
-            if word not in WORDS:
-                raise bad("by", f"there are {', '.join(WORDS)}")
-        if len(set(by)) != len(by):
-            raise bad("by", "each word once")
+        by = read_list("by", query["by"], WORDS) if "by" in query else []
         filters = {word: query[word] for word in DIMENSIONS if word in query}
         if not asked.operator.sees(filters.get("team")):
             raise missing("team", "team") if "team" in filters else bad("team", "name one of the teams of your token")

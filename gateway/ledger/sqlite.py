@@ -45,7 +45,7 @@ from gateway.ledger import (
     expire_each,
 )
 from gateway.ledger.accounts import SECOND, WINDOWS, Accounts, read_window
-from gateway.ledger.batches import post_all
+from gateway.ledger.batches import post_all, ready
 
 T = TypeVar("T")
 
@@ -139,12 +139,8 @@ class SqliteLedger:
     async def post(self, postings: Sequence[Posting]) -> list[str]:
         for posting in postings:
             check_posting(posting)
-
-        def step() -> list[str]:
-            now = self._time()
-            return post_all(self._accounts, postings, now)
-
-        return await self._commit(step)
+        batch = ready(postings)
+        return await self._commit(lambda: post_all(self._accounts, batch, self._time()))
 
     async def release(self, reservation: str, amount: int | None = None) -> str:
         if amount is not None:
@@ -318,7 +314,7 @@ class SqliteLedger:
         for kind in ("own", "moved"):
             columns = [_column(word, kind) for word in by]
             terms = [f"AND {_column(word, kind)} = ?" for word in filters]  # type: ignore[arg-type]  # checked before
-            group = " GROUP BY " + ", ".join(str(i + 1) for i in range(len(by))) if by else ""
+            group = " GROUP BY " + ", ".join(_grouped(word, kind) for word in by) if by else ""
             sql = f"SELECT {', '.join([*columns, SUMS[kind]])} {FROM[kind]} {' '.join(terms)}{group}"
             for *values, amount, overrun, entries in self._read.execute(sql, (*bounds, *filters.values())):
                 for place, value in enumerate((amount, overrun, entries)):
@@ -359,6 +355,11 @@ def _column(word: Dimension, kind: str) -> str:
     if word == "day":
         return f"strftime('%Y-%m-%d', {'entry' if kind == 'own' else 'late'}.at / 1000000000, 'unixepoch')"
     return f'entry."{word}"'
+
+
+def _grouped(word: Dimension, kind: str) -> str:
+    """A day is written once for each group, not once for each entry."""
+    return f"{'entry' if kind == 'own' else 'late'}.at / 86400000000000" if word == "day" else _column(word, kind)
 
 
 def check_library(version: str) -> None:

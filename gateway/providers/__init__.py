@@ -70,6 +70,7 @@ class Provider:
     propagate: str
     catalogue: str | None
     sender: Sender
+    failures_billed: bool = True  # may an answer of 500 or above have cost something?
     cap_field: str = "max_tokens"  # in which this provider is sure to read a cap on a chat answer
     _urls: dict[str, httpx2.URL] = field(default_factory=dict)
 
@@ -109,6 +110,7 @@ def build(name: str, said: settings.Provider, dialect: Dialect, sender: Sender) 
         propagate=said.propagate,
         catalogue=said.catalogue,
         sender=sender,
+        failures_billed=said.failures_billed,
         cap_field=said.cap_field if said.cap_field != "auto" else _cap_field(url.host),
     )
 

@@ -186,16 +186,52 @@ class Query:
 
     team: str | None = None
     teams: frozenset[str] | None = None  # one of these
+    key: str | None = None
     model: str | None = None
     code: str | None = None
+    codes: tuple[str, ...] = ()  # one of these; empty: any
     session: str | None = None
     user: str | None = None
+    feature: str | None = None
     status: tuple[int, int] | None = None  # lowest and highest
     failed: bool = False  # only what ended with a status of 400 and above, or with an error after its head had left
     since: int | None = None
     until: int | None = None
     limit: int = 100
     cursor: str | None = None
+
+
+class Refused(Struct, frozen=True, gc=False):
+    """Requests that ended alike.  values: of what was asked to be told apart, in that order; None: not said.
+
+    first, last: when the first and the last of them began, ns since the epoch.
+    id, message: of the one that was recorded last: its words name the budget or the limit.
+    """
+
+    values: tuple[str | None, ...]
+    count: int
+    first: int
+    last: int
+    id: str
+    message: str
+
+
+class Used(Struct, gc=False):
+    """What a provider told of the attempts that began on one day (UTC) for one model, as it named it.
+
+    input holds every input token, cache_read its part.  attempts: that used tokens.  estimated: those of them that were
+    counted here.  untold: attempts beside them, of which the provider told nothing though it may have billed them.
+    """
+
+    day: str
+    provider: str
+    model: str
+    input: int = 0
+    cache_read: int = 0
+    output: int = 0
+    attempts: int = 0
+    estimated: int = 0
+    untold: int = 0
 
 
 class RecordStore(Protocol):
@@ -212,6 +248,15 @@ class RecordStore(Protocol):
 
     async def find(self, query: Query) -> Page:
         """Newest first.  Raises StoreError; ValueError where the cursor is none of ours."""
+
+    async def refused(self, by: Sequence[str], query: Query) -> list[Refused]:
+        """How often requests ended with a code, by these words of rows.GROUPS; most often first, query.limit at most.
+
+        query.cursor is not looked at.  Raises StoreError.
+        """
+
+    async def used(self, since: int, until: int) -> list[Used]:
+        """Tokens of all attempts that began in this span, by day, provider and model.  Raises StoreError."""
 
     async def aclose(self) -> None: ...
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from gateway.database import DatabaseDown
-from gateway.store import Page, Query, Record, rows
+from gateway.store import Page, Query, Record, Refused, Used, rows
 from gateway.store.aside import Aside, Schema, mapped
 
 SCHEMA: Final = Schema("tollkeeper_records", "the records", ("001_records.sql",), 0x546F6C72)
@@ -47,6 +47,7 @@ WITH gone AS (
   RETURNING 1)
 SELECT count(*) FROM gone"""
 ONE: Final = rows.one("tollkeeper_records.exchange", "tollkeeper_records.content")
+USED: Final = rows.spent_tokens("tollkeeper_records.exchange")
 
 
 class PostgresRecordStore:
@@ -89,6 +90,15 @@ class PostgresRecordStore:
         with mapped("the records cannot be read"):
             return await self._aside.wait(self._find(sql, values, query.limit))
 
+    async def refused(self, by: Sequence[str], query: Query) -> list[Refused]:
+        sql, values = rows.refusals(by, query, "tollkeeper_records.exchange")
+        with mapped("the records cannot be read"):
+            return [rows.refused(row) for row in await self._aside.wait(self._asked(sql, values))]
+
+    async def used(self, since: int, until: int) -> list[Used]:
+        with mapped("the records cannot be read"):
+            return await self._aside.wait(self._used(since, until))
+
     async def aclose(self) -> None:
         await asyncio.to_thread(self._aside.close)
 
@@ -102,9 +112,19 @@ class PostgresRecordStore:
         return rows.record([*facts, *(None if said is None else said.decode() for said in (asked, answered))])
 
     async def _find(self, sql: str, values: Sequence[str | int], limit: int) -> Page:
+        return rows.page(await self._asked(sql, values), limit)
+
+    async def _used(self, since: int, until: int) -> list[Used]:
+        found: dict[tuple[str, str, str], Used] = {}
+        place: tuple[int, int] | None = (0, 0)
+        while place is not None:
+            asked = (since - rows.LONGEST_NS, until, *place, rows.PAGE)
+            place = rows.used(found, await self._asked(USED, asked), since, until)
+        return sorted(found.values(), key=lambda line: (line.day, line.provider, line.model))
+
+    async def _asked(self, sql: str, values: Sequence[str | int]) -> list[Any]:
         given = [_text(value) if isinstance(value, str) else value for value in values]
-        found = await self._aside.rows("read", sql, *given, patience=READ_SECONDS)
-        return rows.page([tuple(row) for row in found], limit)
+        return [tuple(row) for row in await self._aside.rows("read", sql, *given, patience=READ_SECONDS)]
 
 
 def _arrays(records: Sequence[Record]) -> tuple[list[list[Any]], int]:

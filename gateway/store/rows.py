@@ -9,12 +9,13 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import lru_cache
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Any, Final, cast
 
 import msgspec
+from msgspec import Raw
 from msgspec.structs import astuple
 
 from gateway.exchange import Usage
@@ -27,9 +28,11 @@ from gateway.store import (
     Page,
     Query,
     Record,
+    Refused,
     Summary,
     Timings,
     Tokens,
+    Used,
     read_time,
     usd,
     write_time,
@@ -43,15 +46,34 @@ COLUMNS: Final = (
 
 # What the columns do not tell is one blob: values in this order, without their names.
 DETAIL: Final = ("operation", "method", "path", "route", "client", "tags", "trace_id", "cache", "sent_bytes")
+GROUPS: Final = ("team", "key", "user", "feature", "model", "provider", "code")  # what refusals are told apart by
+PAGE: Final = 2000  # rows of which the attempts are added up in one go
+LONGEST_NS: Final = 3600 * 1_000_000_000  # an attempt begins at most so long after its request
 LONE: Final = re.compile("[\ud800-\udfff]")  # half a character: no encoding can write it
 UNREADABLE: Final = "\ufffd"
 
 Row = tuple[str | int | bytes | None, ...]
 _detail = attrgetter(*DETAIL)
-_ERROR: Final = AttemptRecord.__struct_fields__.index("error")
-_USAGE: Final = AttemptRecord.__struct_fields__.index("usage")
+_PLACE: Final = {name: place for place, name in enumerate(AttemptRecord.__struct_fields__)}
+_ERROR: Final = _PLACE["error"]
+_USAGE: Final = _PLACE["usage"]
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder().decode
+
+
+class _Blob(msgspec.Struct, array_like=True, gc=False):
+    """Of a blob its attempts: nothing else is built.  What assessors said follows, where there is any."""
+
+    detail: Raw
+    message: Raw
+    decisions: Raw
+    attempts: list[list[Any]]
+
+
+_blob = msgspec.msgpack.Decoder(_Blob).decode
+_facts = itemgetter(
+    *(_PLACE[name] for name in ("provider", "model", "response_model", "started_us", "sent_us", "free"))
+)
 
 
 def row(record: Record) -> Row:
@@ -95,40 +117,70 @@ def select(query: Query, table: str) -> tuple[str, list[str | int]]:
 
     Raises ValueError where the cursor is none of ours.
     """
-    terms: list[str] = []
-    values: list[str | int] = []
-
-    def where(term: str, *given: str | int) -> None:
-        marks = [f"${number}" for number in range(len(values) + 1, len(values) + len(given) + 1)]
-        terms.append(term.format(*marks))
-        values.extend(given)
-
-    named = {
-        "team": query.team,
-        "model": query.model,
-        "code": query.code,
-        "session": query.session,
-        '"user"': query.user,
-    }
-    for column, wanted in named.items():
-        if wanted is not None:
-            where(column + " = {}", str(_whole(wanted)))
-    if query.teams is not None:
-        marks = ",".join(["{}"] * len(query.teams))
-        where(f"team IN ({marks})" if marks else "false", *sorted(query.teams))
-    if query.status is not None:
-        where("status BETWEEN {} AND {}", *query.status)
-    if query.failed or (query.status is not None and query.status[0] >= 400):
-        where(FAILED)  # word for word the condition of exchange_failed, so that the index is used
-    if query.since is not None:
-        where("at >= {}", query.since)
-    if query.until is not None:
-        where("at < {}", query.until)
+    terms, values = _terms(query)
     if query.cursor is not None:
-        where("(at, seq) < ({}, {})", *_read_cursor(query.cursor))
+        values += _read_cursor(query.cursor)
+        terms.append(f"(at, seq) < (${len(values) - 1}, ${len(values)})")
     condition = " WHERE " + " AND ".join(terms) if terms else ""
     order = f"ORDER BY at DESC, seq DESC LIMIT ${len(values) + 1}"
     return f"SELECT {COLUMNS}, seq FROM {table}{condition} {order}", [*values, query.limit + 1]  # noqa: S608  (constants only)
+
+
+def refusals(by: Sequence[str], query: Query, table: str) -> tuple[str, list[str | int]]:
+    """The statement that counts what ended with a code, and its values.  by: of GROUPS; else ValueError."""
+    if not set(by) <= set(GROUPS) or len(set(by)) != len(by):
+        raise ValueError(f"each of {', '.join(GROUPS)} at most once")
+    terms, values = _terms(query)
+    condition = " AND ".join(["code IS NOT NULL", *terms])
+    words = "".join(f'"{word}" AS g{place}, ' for place, word in enumerate(by))
+    group = f" GROUP BY {', '.join(str(place + 1) for place in range(len(by)))}" if by else ""
+    counted = (
+        f"SELECT {words}count(*) AS n, min(at) AS first, max(at) AS last, max(seq) AS newest FROM {table} "  # noqa: S608  (constants only)
+        f"WHERE {condition}{group} ORDER BY n DESC, newest DESC LIMIT ${len(values) + 1}"
+    )
+    columns = "".join(f"g{place}, " for place in range(len(by)))
+    sql = f"SELECT {columns}n, first, last, id, detail FROM ({counted}) AS c JOIN {table} ON seq = newest "  # noqa: S608  (constants only)
+    return sql + "ORDER BY n DESC, newest DESC", [*values, query.limit]
+
+
+def refused(row: Sequence[Any]) -> Refused:
+    """row: what refusals() asks for."""
+    *values, count, first, last, id, detail = row
+    return Refused(tuple(values), count, first, last, id, _decode(detail)[1] or "")
+
+
+def spent_tokens(table: str) -> str:
+    """The statement that asks for `used`, page by page: from, to, after (at, seq), rows."""
+    return (
+        f"SELECT at, seq, detail FROM {table} WHERE at >= $1 AND at < $2 AND (at, seq) > ($3, $4) "  # noqa: S608  (constants only)
+        "ORDER BY at, seq LIMIT $5"
+    )
+
+
+def used(
+    found: dict[tuple[str, str, str], Used], rows: Iterable[Sequence[Any]], since: int, until: int
+) -> tuple[int, int] | None:
+    """Adds the attempts of these rows that began within the span; the place of the last row."""
+    place = None
+    for at, seq, detail in rows:
+        place = at, seq
+        for attempt in _blob(detail).attempts:
+            provider, model, answered, started, sent, free = _facts(attempt)
+            began = at + (started or 0) * 1000
+            if sent is None or free or not since <= began < until:
+                continue
+            told = write_time(began)[:10], provider, answered or model
+            line = found.setdefault(told, Used(*told))
+            if attempt[_USAGE] is None:
+                line.untold += 1
+                continue
+            usage = Usage(*attempt[_USAGE])
+            line.attempts += 1
+            line.input += usage.input
+            line.cache_read += usage.cache_read
+            line.output += usage.output
+            line.estimated += usage.estimated
+    return place
 
 
 def one(table: str, contents: str) -> str:
@@ -137,6 +189,46 @@ def one(table: str, contents: str) -> str:
         f"SELECT {COLUMNS}, detail, asked, answered FROM {table} LEFT JOIN "  # noqa: S608  (constants only)
         f"(SELECT seq, input AS asked, output AS answered FROM {contents}) AS c USING (seq) WHERE id = $1"
     )
+
+
+def _terms(query: Query) -> tuple[list[str], list[str | int]]:
+    """What a record must be, but for the cursor."""
+    terms: list[str] = []
+    values: list[str | int] = []
+
+    def where(term: str, *given: str | int) -> None:
+        numbers = [f"${number}" for number in range(len(values) + 1, len(values) + len(given) + 1)]
+        terms.append(term.format(*numbers))
+        values.extend(given)
+
+    def marks(wanted: Collection[str]) -> str:
+        return ",".join(["{}"] * len(wanted))
+
+    named = {
+        "team": query.team,
+        "key": query.key,
+        "model": query.model,
+        "code": query.code,
+        "session": query.session,
+        '"user"': query.user,
+        "feature": query.feature,
+    }
+    for column, wanted in named.items():
+        if wanted is not None:
+            where(column + " = {}", str(_whole(wanted)))
+    if query.teams is not None:
+        where(f"team IN ({marks(query.teams)})" if query.teams else "false", *sorted(query.teams))
+    if query.codes:
+        where(f"code IN ({marks(query.codes)})", *query.codes)
+    if query.status is not None:
+        where("status BETWEEN {} AND {}", *query.status)
+    if query.failed or (query.status is not None and query.status[0] >= 400):
+        where(FAILED)  # word for word the condition of exchange_failed, so that the index is used
+    if query.since is not None:
+        where("at >= {}", query.since)
+    if query.until is not None:
+        where("at < {}", query.until)
+    return terms, values
 
 
 def _row(record: Record) -> Row:
@@ -171,7 +263,7 @@ def _row(record: Record) -> Row:
                 [_packed(attempt) for attempt in attempts],
                 astuple(record.timings),
                 astuple(tokens),
-                [astuple(one) for one in record.assessments],
+                *([[astuple(one) for one in record.assessments]] if record.assessments else ()),
             )
         ),
     )

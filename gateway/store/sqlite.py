@@ -13,7 +13,7 @@ from typing import Final, TypeVar
 
 import apsw
 
-from gateway.store import Page, Query, Record, RecordRefused, StoreError, rows
+from gateway.store import Page, Query, Record, RecordRefused, Refused, StoreError, Used, rows
 from gateway.store.sqlite_file import BUSY_MS, opened, transaction
 
 T = TypeVar("T")
@@ -69,6 +69,7 @@ _CONTENT_INSERT: Final = (
     "INSERT INTO content(seq, input, output) SELECT seq, ?2, ?3 FROM exchange WHERE id = ?1 ON CONFLICT(seq) DO NOTHING"
 )
 _ONE: Final = rows.one("exchange", "content")
+_USED: Final = rows.spent_tokens("exchange")
 _EXPIRE: Final = "DELETE FROM exchange WHERE seq IN (SELECT seq FROM exchange WHERE at < ? ORDER BY at LIMIT ?)"
 
 # Errors that lie in what was offered; every other one lies in the file or the machine, and may pass.
@@ -118,6 +119,23 @@ class SqliteRecordStore:
     async def find(self, query: Query) -> Page:
         sql, values = rows.select(query, "exchange")
         return await self._on_reader(lambda: self._find(sql, values, query.limit))
+
+    async def refused(self, by: Sequence[str], query: Query) -> list[Refused]:
+        sql, values = rows.refusals(by, query, "exchange")
+        return await self._on_reader(lambda: [rows.refused(row) for row in self._read.execute(sql, values)])
+
+    async def used(self, since: int, until: int) -> list[Used]:
+        found: dict[tuple[str, str, str], Used] = {}
+        place: tuple[int, int] | None = (0, 0)
+
+        def add_page() -> tuple[int, int] | None:
+            assert place is not None
+            read = self._read.execute(_USED, (since - rows.LONGEST_NS, until, *place, rows.PAGE))
+            return rows.used(found, read.fetchall(), since, until)
+
+        while place is not None:  # page by page: other questions come in between
+            place = await self._on_reader(add_page)
+        return sorted(found.values(), key=lambda line: (line.day, line.provider, line.model))
 
     async def aclose(self) -> None:
         await asyncio.to_thread(self._close)

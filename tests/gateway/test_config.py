@@ -246,6 +246,11 @@ def test_a_policys_own_words_are_checked_with_their_lines(tmp_path: Path, acme: 
     ]
 
 
+def test_a_budget_that_fails_open_is_refused(tmp_path: Path) -> None:
+    (told,) = problems(tmp_path, CONTRACT.replace("  - use: access", "  - {use: budget, fail_open: true}"))
+    assert 'policies[0].fail_open: the policy "budget" never fails open; leave the word out' in told
+
+
 def test_a_policys_settings_are_read_from_its_line(tmp_path: Path, acme: None) -> None:
     config = load(write(tmp_path, CONTRACT.replace("use: access", "{use: 'acme_guard:Guard', ttl: 5}")), ENVIRONMENT)
     assert policy_settings(config.policies[0]) == Guard.Settings(ttl=5)

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from gateway import journal
-from gateway.journal import Entry, Journal, Part
+from gateway.journal import Journal, Part, left_behind
 from gateway.ledger import Posting
 
 NOTE = {"team": "checkout"}
 
 
-def entry(id: str, amount: int = 100, lease: str = "lease_1") -> Entry:
-    return Entry(id, amount, [Part(id, lease, True), Part(f"{id}+1", "lease_2", False)], NOTE)
+def hold(journal: Journal, id: str, amount: int = 100, lease: str = "lease_1") -> None:
+    journal.hold(id, amount, [Part(id, lease, True), Part(f"{id}+1", "lease_2", False)], NOTE)
 
 
 def left(prefix: Path) -> tuple[list[Posting], list[str]]:
@@ -40,7 +40,7 @@ def test_what_was_settled_is_posted_as_it_was_and_what_was_open_as_it_was_held(t
     mine.lease("lease_3")
     mine.returned("lease_3")
     for id in ("open", "paid", "free", "guessed", "posted"):
-        mine.hold(entry(id))
+        hold(mine, id)
     mine.settled("paid", 40, False)
     mine.settled("free", None, False)
     mine.settled("guessed", 60, True)
@@ -65,7 +65,7 @@ def test_a_journal_cut_at_any_byte_is_read_as_far_as_it_goes(tmp_path: Path) -> 
     mine = Journal(tmp_path / "ledger", "a")
     mine.lease("lease_1")
     for number in range(5):
-        mine.hold(entry(f"h{number}"))
+        hold(mine, f"h{number}")
         mine.settled(f"h{number}", number, False)
     data = mine.path.read_bytes().partition(b"\0")[0]
     mine.close(clean=True)
@@ -90,7 +90,7 @@ def test_a_full_disk_refuses_the_hold_and_loses_nothing_that_was_written(
 
     def hold_many() -> None:
         for number in range(100):
-            mine.hold(entry(f"h{number}"))
+            hold(mine, f"h{number}")
             held.append(f"h{number}")
 
     with pytest.raises(OSError, match="No space left"):
@@ -110,9 +110,9 @@ def test_a_full_disk_refuses_the_hold_and_loses_nothing_that_was_written(
 def test_a_long_life_does_not_make_a_long_file(tmp_path: Path) -> None:
     mine = Journal(tmp_path / "ledger", "a", size=20_000)
     mine.lease("lease_1")
-    mine.hold(entry("early"))
+    hold(mine, "early")
     for number in range(2000):
-        mine.hold(entry(f"h{number}"))
+        hold(mine, f"h{number}")
         mine.settled(f"h{number}", 1, False)
         mine.posted([f"h{number}"])
     assert mine.path.stat().st_size == 20_000
@@ -127,7 +127,7 @@ def test_as_many_holds_may_be_open_as_there_are(tmp_path: Path) -> None:
     mine = Journal(tmp_path / "ledger", "a", size=20_000)
     mine.lease("lease_1")
     for number in range(2000):
-        mine.hold(entry(f"h{number}"))
+        hold(mine, f"h{number}")
     mine.close(clean=False)
     postings, _ = left(tmp_path / "ledger")
     assert len(postings) == 4000
@@ -135,10 +135,19 @@ def test_as_many_holds_may_be_open_as_there_are(tmp_path: Path) -> None:
 
 def test_only_one_of_two_takes_over_a_dead_one(tmp_path: Path) -> None:
     mine = Journal(tmp_path / "ledger", "a")
-    mine.hold(entry("open"))
+    hold(mine, "open")
     mine.close(clean=False)
     first = list(journal.left_behind(tmp_path / "ledger"))
     assert len(first) == 1
     assert list(journal.left_behind(tmp_path / "ledger")) == []
     first[0].forget()
     assert list(journal.left_behind(tmp_path / "ledger")) == []
+
+
+def test_a_file_that_a_killed_process_was_making_goes_after_a_while(tmp_path: Path) -> None:
+    old, young = (tmp_path / f"t.ledger.{name}.new" for name in ("old", "young"))
+    for half in (old, young):
+        half.write_bytes(b"half")
+    os.utime(old, (1_000_000_000, 1_000_000_000))
+    assert list(left_behind(tmp_path / "t.ledger")) == []
+    assert (old.exists(), young.exists()) == (False, True)

@@ -116,7 +116,14 @@ async def test_lists_show_each_role_its_own() -> None:
                 text = (await gateway.admin("GET", f"/{family}", None, token)).text
                 assert ids["mine"][family] in text
                 assert (ids["theirs"][family] in text) == (who in ("admin", "viewer")), (who, family)
-        for path in ("/exchanges?team=theirs", "/keys?team=theirs", "/users?team=theirs", "/users?team=none"):
+        for path in (
+            "/exchanges?team=theirs",
+            "/keys?team=theirs",
+            "/users?team=theirs",
+            "/users?team=none",
+            "/budgets?team=theirs",
+            "/refusals?team=theirs",
+        ):
             assert (await gateway.admin("GET", path, None, tokens["owner"])).status_code == 404
         assert (await gateway.admin("GET", "/exchanges?team=mine", None, tokens["owner"])).status_code == 200
         for path in ("/audit", "/audit/verify"):

@@ -17,14 +17,22 @@ from tests.scripted import plain, scripted
 # unsupported_method: sends two credentials, which are refused before the method; the endpoints' own tests look at it.
 LEFT_OUT = "positive_data_acceptance,unsupported_method"
 SECONDS = "12"
+# A key or token that was revoked (DELETE) stays to be seen; everything else that is deleted must be gone.
+# All checks are on where none is named; `--checks all` would switch this one on again.
+REVOKED = """
+[[operations]]
+include-path-regex = "^/admin/v1/(keys|tokens)/"
+checks.use_after_free.enabled = false
+"""
 
 
 async def test_the_admin_api_answers_as_its_document_says(tmp_path: Path) -> None:
     async with scripted(plain) as up:
+        (tmp_path / "schemathesis.toml").write_text(REVOKED)
         with serving(config(up.url), folder=tmp_path) as gateway:
             fuzz = [
                 *(str(Path(sys.executable).with_name("schemathesis")), "run", f"{gateway.url}/admin/v1/openapi.json"),
-                *("--header", f"Authorization: Bearer {ADMIN}", "--checks", "all", "--exclude-checks", LEFT_OUT),
+                *("--header", f"Authorization: Bearer {ADMIN}", "--exclude-checks", LEFT_OUT),
                 *("--max-time", SECONDS, "--workers", "1", "--seed", "7"),  # two of them trip over Hypothesis's caches
                 *("--no-shrink", "--warnings", "off"),
             ]

@@ -244,6 +244,18 @@ async def test_no_ending_leaves_a_hold(stream: bool) -> None:
         assert 9000 <= window.spent < 50_000_000
 
 
+@pytest.mark.parametrize("billed", [True, False])
+async def test_an_outage_of_a_provider_that_bills_no_failures_eats_no_budget(billed: bool) -> None:
+    async def failing(asked: Asked) -> None:
+        await asked.wire.whole(502, b"{}")
+
+    over = {"providers": {"up": {"failures_billed": billed}}, "teams": {"checkout": {"budgets": [MONTH]}}}
+    async with budgeted(failing, **over) as (gateway, _):
+        assert (await gateway.chat(max_tokens=100)).status_code == 502
+        window = (await settled(gateway))["team checkout month"]
+        assert (window.spent > 0) == billed
+
+
 async def test_a_fallback_that_does_not_fit_returns_the_first_failure() -> None:
     async def script(asked: Asked) -> None:
         await asked.wire.whole(500, b'{"error": {"message": "cheap is broken"}}')

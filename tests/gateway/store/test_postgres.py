@@ -18,7 +18,7 @@ from gateway.ledger.postgres import PostgresLedger
 from gateway.store import Content, Query, RecordRefused, StoreError
 from gateway.store import postgres as stores
 from gateway.store.postgres import SCHEMA, PostgresRecordStore
-from gateway.store.rows import select
+from gateway.store.rows import refusals, select
 from gateway.telemetry import records as recording
 from gateway.telemetry.records import Records
 from tests.gateway.telemetry.test_records import exchange
@@ -108,6 +108,21 @@ async def test_every_question_is_answered_from_an_index_in_order_without_sorting
     await connection.close()
     assert f"using {index} on exchange" in plan, plan
     assert "Sort" not in plan
+
+
+@pytest.mark.parametrize(
+    "query", [Query(codes=("c7", "c8")), Query(codes=("c7",), since=START + 100, until=START + 200)]
+)
+async def test_refusals_are_counted_from_an_index(url: str, store: PostgresRecordStore, query: Query) -> None:
+    for start in range(0, 5000, 500):
+        store.write([record(n, **failure(n)) for n in range(start, start + 500)])
+    sql, values = refusals(("team", "code"), query, TABLE)
+    connection = await asyncpg.connect(url)
+    await connection.execute(f"VACUUM ANALYZE {TABLE}")
+    plan = "\n".join(row[0] for row in await connection.fetch("EXPLAIN " + sql, *values))
+    await connection.close()
+    assert "on exchange_code" in plan or "using exchange_code" in plan, plan
+    assert "Seq Scan" not in plan
 
 
 def failure(number: int) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import apsw
 import pytest
 
 from gateway.store import Content, Query, Record, RecordRefused, StoreError
-from gateway.store.rows import select
+from gateway.store.rows import refusals, select
 from gateway.store.sqlite import MIGRATIONS, SqliteRecordStore
 from gateway.store.sqlite_file import BUSY_MS
 from tests.recorded import START, ids, record
@@ -47,6 +47,21 @@ async def test_every_question_is_answered_from_an_index_in_order_without_sorting
     plan = " ".join(str(row[3]) for row in store._read.execute("EXPLAIN QUERY PLAN " + sql, values))
     assert f"USING INDEX {index}" in plan
     assert "TEMP B-TREE" not in plan
+
+
+@pytest.mark.parametrize(
+    ("query", "index"),
+    [
+        (Query(codes=("a", "b")), "exchange_code (code=?"),
+        (Query(codes=("a", "b"), since=1, until=9), "exchange_code (code=? AND at>? AND at<?"),
+        (Query(team="a", since=1), "exchange_team (team=? AND at>?"),
+    ],
+)
+async def test_refusals_are_counted_from_an_index(store: SqliteRecordStore, query: Query, index: str) -> None:
+    sql, values = refusals(("team", "code"), query, "exchange")
+    plan = " ".join(str(row[3]) for row in store._read.execute("EXPLAIN QUERY PLAN " + sql, values))
+    assert f"SEARCH exchange USING INDEX {index}" in plan
+    assert "SCAN exchange" not in plan
 
 
 async def test_content_goes_with_its_record(store: SqliteRecordStore) -> None:
