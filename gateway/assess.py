@@ -45,7 +45,9 @@ class Rates(NamedTuple):
 @click.option("--assessor", "use", required=True, help="As in config.yaml: secrets, or module:Class.")
 @click.option("--settings", help="Its own words, as JSON.  [default: those of --config, else its defaults]")
 @click.option("--config", "config", type=click.Path(dir_okay=False), help="Take its settings from this file.")
-@click.option("--threshold", type=click.FloatRange(0, 1), default=0.5, show_default=True)
+@click.option(
+    "--threshold", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Score from which a text counts."
+)
 @click.option("--stage", default="input", show_default=True, help="Which texts they are: input, output, …")
 @click.option("--show", is_flag=True, help="Print the places found.  They may be secrets.")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False))

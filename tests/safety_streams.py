@@ -16,7 +16,8 @@ from policies.safety import Safety
 LETTERS = string.ascii_letters + string.digits
 FILLER = [
     "the", "a", "quick", "fox,", "jumps", "over", "it.", "und", "Größe", "naïve", "façade", "señor", "日本語の文",
-    "中文没有空格", "emoji😀", "👩‍👩‍👧", "x=1", "(yes)", "he", "said", '"no"', "c:\\temp\\new", "line\nbreak", "tab\there",
+    "中文没有空格", "emoji😀", "👩‍👩‍👧", "x=1", "(yes)", "he", "said",
+    '"no"', "c:\\temp\\new", "line\nbreak", "tab\there",
     "`code`", "<b>", "{brace}", "[list]", "3.5", "42", "1,000", "2024-05-06", "q?", "e.g.", "i.e.", "a/b",
 ]  # fmt: skip
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
+from typing import Any
 
 import pytest
 
@@ -70,10 +71,15 @@ def test_names_are_known_and_what_is_none_is_told_with_the_nearest() -> None:
             find(use)
 
 
-PATTERNS = {"secrets": {}, "personal_data": {}, "injection": {}, "words": {"words": ["zephyr"]}, "urls": {"deny": ["a.example"]},
-            "length": {"characters": 10_000_000}, "language": {"allow": ["en"]}}  # fmt: skip
-HOSTILE = ["a", "-", " ", "1 ", "1.2.3.4 ", "@a.", "AKIA", "eyJa.", "password = ", "://a:b", "-----BEGIN PRIVATE KEY-----",
-           "ignore all ", "DE89 ", "4111 1111 ", "https://a", "\u200bi", "AB 12 ", "(1", "QUFB"]  # fmt: skip
+PATTERNS: dict[str, dict[str, Any]] = {
+    "secrets": {}, "personal_data": {}, "injection": {}, "words": {"words": ["zephyr"]},
+    "urls": {"deny": ["a.example"]},
+    "length": {"characters": 10_000_000}, "language": {"allow": ["en"]},
+}  # fmt: skip
+HOSTILE = [
+    "a", "-", " ", "1 ", "1.2.3.4 ", "@a.", "AKIA", "eyJa.", "password = ", "://a:b", "-----BEGIN PRIVATE KEY-----",
+    "ignore all ", "DE89 ", "4111 1111 ", "https://a", "\u200bi", "AB 12 ", "(1", "QUFB",
+]  # fmt: skip
 
 
 @pytest.mark.serial

@@ -28,13 +28,13 @@ class Odd(Assessor):
         does: str = "pass"
         takes: float = 0.0
 
-    asked: ClassVar[list[tuple[str, str]]] = []
+    heard: ClassVar[list[tuple[str, str]]] = []
 
     def __init__(self, said: Settings) -> None:
         self._said = said
 
     async def assess(self, text: str, stage: str) -> Verdict:
-        Odd.asked.append((stage, text))
+        Odd.heard.append((stage, text))
         does = self._said.does
         if does == "raise":
             raise RuntimeError(f"I was asked about {text}")
@@ -80,7 +80,7 @@ def _importable(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
     monkeypatch.setitem(sys.modules, __name__, sys.modules[__name__])
-    Odd.asked.clear()
+    Odd.heard.clear()
     alerts.clear()
 
 
@@ -207,7 +207,7 @@ async def test_input_may_be_judged_while_the_provider_is_called_and_its_answer_w
 async def test_a_caller_who_hangs_up_ends_what_was_asked() -> None:
     async with scripted(plain) as up, running(config(up.url, policies=safety({"use": ODD, "does": "hang"}))) as gateway:
         call = asyncio.create_task(gateway.chat())
-        while not Odd.asked:
+        while not Odd.heard:
             await asyncio.sleep(0.01)
         call.cancel()
         x = await gateway.finished()
@@ -239,9 +239,9 @@ async def test_text_is_judged_by_windows_of_characters_or_of_time_and_leaves_whi
             async for line in response.aiter_lines():
                 if '"content"' in line:
                     got.append((time.monotonic() - sent[0], line))
-        assert [len(text) for _, text in Odd.asked] == [300]
+        assert [len(text) for _, text in Odd.heard] == [300]
         assert all(at < 0.3 for at, _ in got)
-        Odd.asked.clear()
+        Odd.heard.clear()
     rules = safety(one, hold_characters=1000, hold_seconds=0.4)
     async with scripted(script) as up, running(config(up.url, policies=rules)) as gateway:
         got = []
@@ -249,7 +249,7 @@ async def test_text_is_judged_by_windows_of_characters_or_of_time_and_leaves_whi
             async for line in response.aiter_lines():
                 if '"content"' in line:
                     got.append((time.monotonic() - sent[-1], line))
-        assert [len(text) for _, text in Odd.asked] == [300]
+        assert [len(text) for _, text in Odd.heard] == [300]
         assert all(0.3 < at < 1.2 for at, _ in got), got  # before the provider went on
 
 
