@@ -143,8 +143,9 @@ class Safety(Policy[_State]):
         state = self._states[x] = _State(Panel(team.rules, x))
         try:
             await self._ask(x, state, team.asked)
-        except Denied:
-            x.body, x.fields = b"", {}  # what was blocked is kept nowhere
+        except BaseException as error:  # also a caller who hangs up: there will be no receipt to come back
+            if isinstance(error, Denied):
+                x.body, x.fields = b"", {}  # what was blocked is kept nowhere
             self._over(x, state)
             raise
         self._tell(x, state)

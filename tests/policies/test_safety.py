@@ -275,6 +275,8 @@ async def test_a_field_that_stands_twice_at_any_depth_is_refused_not_guessed() -
         )
         assert response.status_code == 400
         assert not up.asked
+        await gateway.finished()
+        assert not gateway.app.pipeline.policies[0]._states  # type: ignore[attr-defined]
 
 
 async def test_a_call_in_which_nothing_is_found_is_sent_as_it_was_written() -> None:

@@ -215,6 +215,7 @@ async def test_a_caller_who_hangs_up_ends_what_was_asked() -> None:
         assert x.error.code == "client_gone"
         await asyncio.sleep(0.05)
         assert not [task for task in asyncio.all_tasks() if "assess" in repr(task.get_coro())]
+        assert not gateway.app.pipeline.policies[0]._states  # type: ignore[attr-defined]
 
 
 @pytest.mark.serial
