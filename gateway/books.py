@@ -217,10 +217,10 @@ class Books:
         """For a soft budget whose ledger did not answer when the call came; nothing where it does not answer still."""
         account = hold.parts[number].account
         held = hold.cost or 0
-        if await self._leases.refill(account, held) is not None:
-            return
+        shortage = await self._leases.refill(account, held)
         lease = account.lease
-        assert lease is not None
+        if shortage is not None or lease is None:  # no lease: its window has just ended; the next try finds one
+            return
         lease.free -= held
         lease.open += 1
         hold.parts = [*hold.parts[:number], Part(account, lease), *hold.parts[number + 1 :]]

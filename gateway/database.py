@@ -14,6 +14,7 @@ from asyncpg import Connection, Pool, Record
 from asyncpg.pool import PoolConnectionProxy
 
 STATEMENT: Final = 2.0  # seconds a step may take
+ADMIT: Final = 1.25  # … where a caller waits.  A server that lives has told by then that a row is locked (after 1 s)
 REPORT: Final = 60.0  # seconds a report may take
 PREPARE: Final = 60.0  # seconds that preparing the database may take, such as a migration
 CONNECT: Final = 1.0  # seconds to connect
@@ -47,7 +48,8 @@ class Database:
 
     sizes: pool -> the most connections.  "admit" is for those whom a caller waits for, "report" for what may take long.
     prepare: run once on the first connection, such as a migration.
-    Once it was noticed that the database is down, every call raises DatabaseDown at once; one task looks if it is back.
+    Once it was noticed that the database is down, every call raises DatabaseDown at once, those of callers who wait
+    already too; one task looks if it is back.
     Statements are asked again where an answer was lost, so each must be harmless when repeated with the same values.
     """
 
@@ -59,6 +61,7 @@ class Database:
         self._down: str | None = None
         self._probing: asyncio.Task[None] | None = None
         self._opening = asyncio.Lock()
+        self._waits: set[asyncio.Timeout] = set()  # of callers
 
     async def start(self) -> None:
         """Connects, unless that was done.  Raises DatabaseDown (a later call tries again) and what `prepare` raises."""
@@ -81,12 +84,14 @@ class Database:
 
         Raises DatabaseDown, and asyncpg.PostgresError where the statement was refused.
         """
-        patience = patience or (REPORT if pool == "report" else STATEMENT)
+        patience = patience or {"report": REPORT, "admit": ADMIT}.get(pool, STATEMENT)
         for attempt in range(AGAIN + 1):
             if self._down is not None:
                 raise DatabaseDown(self._down)
             try:
-                async with self._connection(pool) as connection:
+                if not self._pools:
+                    await self.start()
+                async with self._wait(pool, patience), self._connection(pool) as connection:
                     found: list[Record] = await connection.fetch(sql, *values, timeout=patience)
                     return found
             except asyncpg.LockNotAvailableError:
@@ -142,10 +147,21 @@ class Database:
         )
 
     @asynccontextmanager
+    async def _wait(self, pool: str, patience: float) -> AsyncIterator[None]:
+        """A caller waits no longer than this for a connection and its answer; and no longer than the first of all."""
+        if pool != "admit":
+            yield
+            return
+        async with asyncio.timeout(patience) as wait:
+            self._waits.add(wait)
+            try:
+                yield
+            finally:
+                self._waits.discard(wait)
+
+    @asynccontextmanager
     async def _connection(self, name: str) -> AsyncIterator[PoolConnectionProxy]:
         """A connection of one pool.  One whose answer did not come is thrown away, never given to the next caller."""
-        if not self._pools:
-            await self.start()
         pool = self._pools[name]
         try:
             connection = await pool.acquire(timeout=QUEUE if name == "admit" else STATEMENT)
@@ -163,8 +179,12 @@ class Database:
             await pool.release(connection)
 
     def _fell(self, error: BaseException) -> DatabaseDown:
-        """From now on nobody waits for it."""
+        """From now on nobody waits for it; who does is told at once."""
         self._down = f"the database does not answer ({type(error).__name__})"
+        now = asyncio.get_running_loop().time()
+        for wait in self._waits:
+            if not wait.expired():
+                wait.reschedule(now)
         if self._probing is None or self._probing.done():
             log.warning("%s: %s", self._down, error)
             self._probing = asyncio.create_task(self._probe(), name="database-probe")

@@ -213,8 +213,8 @@ def _postings(held: int, parts: Sequence[Part], note: Note, truth: tuple[int | N
     for number, part in enumerate(parts):
         counted = number == 0
         if truth is None:
-            amount = held if part.hard else 0
-            yield Posting(part.id, part.lease, amount, held, "expire", {**note, "in_doubt": True}, counted=counted)
+            amount = held if part.hard else 0  # the last word on it: so it is claimed from a lease that expired, too
+            yield Posting(part.id, part.lease, amount, held, note={**note, "in_doubt": True}, counted=counted)
         else:
             said = {**note, "estimated": True} if truth[1] else note
             yield Posting(part.id, part.lease, truth[0], held, note=said, counted=counted)

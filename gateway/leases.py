@@ -167,8 +167,7 @@ class Leases:
         account.ends = math.inf if window.seconds_left is None else asked + window.seconds_left
         lease = account.lease
         if lease is not None and lease.free:  # the same window: its limit was changed, and what is leased is under it
-            rest, lease.free = lease.free, 0
-            await self._ledger.release(lease.id, rest)
+            await self._release(lease)
 
     async def _ask(self, account: Account, amount: int) -> Shortage | None:
         window, lease = account.window, account.lease
@@ -243,13 +242,21 @@ class Leases:
             elif lease.lost or (not lease.open and now - lease.used > IDLE):
                 account.lease = None
             elif lease.free and (now - lease.used > IDLE or account.near_end):
-                rest, lease.free = lease.free, 0
-                await self._ledger.release(lease.id, rest)
+                await self._release(lease)
         for lease in list(self._all.values()):
             mine = self.accounts.get(lease.budget)  # looked up each time: while one is given back, others are taken
             current = mine is not None and mine.lease is lease
             if not (lease.open or lease.asking or current):
                 await self._give_back(lease)
+
+    async def _release(self, lease: Lease) -> None:
+        """What no hold holds.  Where the answer is lost it may be reserved still: another lease takes its place."""
+        rest, lease.free = lease.free, 0
+        try:
+            await self._ledger.release(lease.id, rest)
+        except BaseException:
+            lease.doubted = True
+            raise
 
     async def lost(self, id: str) -> None:
         """The ledger has ended this lease.  When all its calls are over, what it was charged beyond them comes back."""

@@ -115,6 +115,8 @@ class Budget(Policy[_Held]):
         hard = claims[0].budget.hard
         model = self._config.models.get(attempt.target.alias)
         rate = self._meter.rate(x, attempt)
+        if rate is not None and rate.free:
+            return None  # what costs nothing is stopped by no budget
         try:
             most = bound(x, attempt.target, rate, model)
         except Denied:

@@ -8,13 +8,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+
+class Ended(AssertionError):
+    """The gateway ended, or said nothing, before it listened."""
 
 
 @dataclass
@@ -41,11 +45,17 @@ def environment(**more: str) -> dict[str, str]:
 
 
 @contextmanager
-def serving(config: dict[str, Any] | None, *options: str, folder: Path | None = None, **env: str) -> Iterator[Process]:
-    """config: None: from the environment alone."""
+def serving(
+    config: dict[str, Any] | None,
+    *options: str,
+    folder: Path | None = None,
+    program: Sequence[str] = ("gateway",),
+    **env: str,
+) -> Iterator[Process]:
+    """config: None: from the environment alone.  program: a module, and its own words before the command's."""
     with tempfile.TemporaryDirectory() as made:
         place = folder or Path(made)
-        command = [sys.executable, "-m", "gateway", "serve", "--port", "0", *options]
+        command = [sys.executable, "-m", *program, "serve", "--port", "0", *options]
         if config is not None:
             (place / "config.yaml").write_text(yaml.safe_dump({"store": f"sqlite:///{place}/tollkeeper.db"} | config))
             command += ["--config", str(place / "config.yaml")]
@@ -71,4 +81,4 @@ def _address(popen: subprocess.Popen[bytes], log: Path) -> str:
         if popen.poll() is not None:
             break
         time.sleep(0.01)
-    raise AssertionError(f"the gateway did not start: {log.read_text()}")
+    raise Ended(f"the gateway did not start: {log.read_text()}")

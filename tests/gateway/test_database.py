@@ -92,7 +92,7 @@ async def test_a_database_that_hangs_while_it_is_prepared_is_told(
 async def test_a_database_that_hangs_is_told_after_one_time_out_and_then_at_once(
     own: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database, "STATEMENT", 0.4)
+    monkeypatch.setattr(database, "ADMIT", 0.4)
     monkeypatch.setattr(database, "CONNECT", 0.4)
     async with opened(own.url()) as base:
         await base.rows("admit", ONE)
@@ -102,6 +102,29 @@ async def test_a_database_that_hangs_is_told_after_one_time_out_and_then_at_once
             assert max([await refused(base) for _ in range(20)]) < 0.05
         finally:
             own.resume(paused)
+        await answers(base, 3)
+
+
+async def test_those_who_ask_while_the_first_one_waits_for_a_database_that_hangs_are_told_with_it(
+    own: Postgres,
+) -> None:
+    async def later(base: Database, seconds: float) -> float:
+        await asyncio.sleep(seconds)
+        await refused(base)
+        return time.monotonic()
+
+    async with opened(own.url(), admit=8) as base:
+        await base.rows("admit", ONE)
+        paused = own.pause()
+        try:
+            begun = time.monotonic()
+            ends = await asyncio.gather(*(later(base, 0.1 * number) for number in range(20)))
+        finally:
+            own.resume(paused)
+        told = [end - begun for end in ends]
+        first = database.ADMIT + 0.3
+        assert max(told[: int(first / 0.1)]) < first
+        assert max(end - 0.1 * number for number, end in enumerate(told) if 0.1 * number > first) < 0.05
         await answers(base, 3)
 
 

@@ -51,7 +51,7 @@ def test_what_was_settled_is_posted_as_it_was_and_what_was_open_as_it_was_held(t
     assert leases == ["lease_1", "lease_2"]
     told = {posting.hold: (posting.amount, posting.kind, posting.counted) for posting in postings}
     assert told == {
-        "open": (100, "expire", True), "open+1": (0, "expire", False),
+        "open": (100, "settle", True), "open+1": (0, "settle", False),
         "paid": (40, "settle", True), "paid+1": (40, "settle", False),
         "free": (None, "settle", True), "free+1": (None, "settle", False),
         "guessed": (60, "settle", True), "guessed+1": (60, "settle", False),
