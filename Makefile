@@ -5,6 +5,7 @@
 #   make test         every test but the long proofs; what measures time runs alone, in a process of its own
 #   make check        formatting, lint, types, layout
 #   make bench        throughput, latency, CPU, memory beside a bare relay    make bench-peers    beside other gateways too
+#   make assess       precision, recall and speed of the safety assessors, on the texts in bench/
 #   make prove        the long proofs (make fuzz: only those of bad input)    make test-backends  with real tracing backends
 #   make mutants      plant defects in what keeps money and limits: each must turn a test red
 #   make fmt          format and mend what can be mended
@@ -23,7 +24,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-annotate --exclude-newer "7 days" --custom-compile-command "make lock"
 
-.PHONY: demo test check bench bench-peers prove fuzz mutants test-backends fmt lock clean
+.PHONY: demo test check assess bench bench-peers prove fuzz mutants test-backends fmt lock clean
 
 demo: $(if $(findstring --local,$(ARGS)),$(TESTING),$(RUNTIME))
 	$(BIN)/tollkeeper demo $(ARGS)
@@ -43,6 +44,9 @@ bench: $(TESTING)
 
 bench-peers: $(TESTING)
 	$(BIN)/python -m bench --peers $(ARGS)
+
+assess: $(TESTING)
+	$(BIN)/python -m bench.assess
 
 prove: $(TESTING)
 	$(BIN)/pytest -m long --timeout 7200 -o faulthandler_timeout=0 $(ARGS)

@@ -100,13 +100,20 @@ class Bench:
 
     @contextmanager
     def gateway(
-        self, *, catalogue: bool = False, money: bool = False, cache: bool = False
+        self, *, catalogue: bool = False, money: bool = False, cache: bool = False, safety: bool = False
     ) -> Iterator[tuple[Subject, float]]:
         """A gateway with everything on, and its seconds from start to first answer."""
         self.gateways += 1
         name = f"gateway-{self.gateways}"
         gateway = subjects.gateway(
-            self.folder, self.server_core, self.provider.url, catalogue=catalogue, money=money, cache=cache, name=name
+            self.folder,
+            self.server_core,
+            self.provider.url,
+            catalogue=catalogue,
+            money=money,
+            cache=cache,
+            safety=safety,
+            name=name,
         )
         with gateway:
             took = gateway.ready(ONE)
@@ -210,6 +217,29 @@ def cache(bench: Bench) -> list[Figure]:
         middle("CPU per request: exact hit, with what follows it", "us", spent),
         middle("throughput, cache look-up on / off, all misses", "", misses, must=0.9, more_is_better=True),
         middle("CPU per request for a look-up that finds nothing, and keeping the answer", "us", costs),
+    ]
+
+
+def safety(bench: Bench) -> list[Figure]:
+    """What the pattern assessors cost, all on, both ways; on streams for each chunk."""
+    ratios, costs, chunks = [], [], []
+    with bench.gateway() as (without, _), bench.gateway(safety=True) as (gateway, _):
+        for subject in (without, gateway):
+            bench.drive(subject, UNARY, min(1.0, bench.plan.seconds))
+        for number in range(1, bench.plan.rounds + 1):
+            plain, spared = bench.cost(without, UNARY, bench.plan.seconds)
+            judged, cost = bench.cost(gateway, UNARY, bench.plan.seconds)
+            ratios.append((judged.rate / judged.share) / (plain.rate / plain.share))
+            costs.append(cost - spared)
+            bench.tell(f"safety {number}/{bench.plan.rounds}: {judged.rate:,.0f} against {plain.rate:,.0f} req/s")
+            bench.noted(min(plain.share, judged.share))
+        for _ in range(bench.plan.stream_rounds):
+            spared = bench.cost(without, STREAM, bench.plan.seconds, warm=0.5)[1]
+            chunks.append(bench.cost(gateway, STREAM, bench.plan.seconds, warm=0.5)[1] - spared)
+    return [
+        middle("throughput, pattern assessors on / off", "", ratios, must=0.8, aim=0.9, more_is_better=True),
+        middle("CPU per request for pattern assessors", "us", costs),
+        middle("CPU per streamed chunk for pattern assessors", "us", chunks),
     ]
 
 
@@ -331,6 +361,7 @@ MEASUREMENTS: Final[dict[str, Callable[[Bench], Sequence[Figure]]]] = {
     "throughput": throughput,
     "budgets": budgets,
     "cache": cache,
+    "safety": safety,
     "latency": latency,
     "streams": streams,
     "memory": memory,

@@ -42,6 +42,20 @@ _MONEY: Final = """\
     limits: {requests_per_minute: 100000000, tokens_per_minute: 100000000000, concurrent: 10000}"""
 _CACHE: Final = """\
 policies: [{use: access}, {use: rate_limit}, {use: cache, temperature: any}, {use: budget}]"""
+_SAFETY: Final = """\
+policies:
+  - use: access
+  - use: rate_limit
+  - use: budget
+  - use: safety
+    assessors:
+      - {use: secrets, action: redact}
+      - {use: personal_data, action: redact}
+      - {use: injection, action: block}
+      - {use: words, topics: {secret_projects: [project zephyr, project kestrel]}}
+      - {use: urls, deny: [tracker.example]}
+      - {use: length, characters: 100000, repetitions: null}
+"""
 _PRICE: Final = "    price: {input: 0.15, cached_input: 0.075, output: 0.60}"
 
 
@@ -168,9 +182,10 @@ def gateway(
     catalogue: bool = False,
     money: bool = False,
     cache: bool = False,
+    safety: bool = False,
     name: str = "gateway",
 ) -> Subject:
-    """Everything on.  catalogue: with its prices.  money: with budgets and limits.  cache: with the cache."""
+    """Everything on.  catalogue: with its prices.  money: with budgets and limits.  cache, safety: with these."""
     port, home = free_port(), folder / name
     home.mkdir(parents=True)
     file = home / "config.yaml"
@@ -181,7 +196,7 @@ def gateway(
             key=KEY,
             price="" if catalogue else _PRICE,
             money=_MONEY if money else "",
-            policies=_CACHE if cache else "",
+            policies=_CACHE if cache else _SAFETY if safety else "",
         )
     )
     command = [sys.executable, "-m", "gateway", "serve", "--config", str(file), "--port", str(port)]

@@ -20,7 +20,7 @@ from gateway.adapter import Adapter
 from gateway.answers import Answers
 from gateway.config import find_policy, policy_settings
 from gateway.dialects import openai
-from gateway.endpoints import House, chat, completions, embeddings
+from gateway.endpoints import House, chat, completions, embeddings, moderations
 from gateway.endpoints.admin import Admin
 from gateway.endpoints.audit import Audit
 from gateway.endpoints.budgets import Budgets
@@ -63,6 +63,7 @@ DIALECTS: Final[Mapping[str, ModuleType]] = {"openai": openai}
 _FORMS: Final = {
     "chat": Form(chat.KIND, chat.ChatCall, chat.understand),
     "embeddings": Form(embeddings.KIND, embeddings.EmbeddingCall, embeddings.understand),
+    "moderations": Form(moderations.KIND, moderations.ModerationCall, moderations.understand),
 }
 
 log = logging.getLogger("gateway")
@@ -131,6 +132,8 @@ class Gateway:
         for task in self._tasks:
             task.cancel()
         await self.pipeline.idle()
+        for policy in self.pipeline.policies:
+            await policy.aclose()
         if self.books is not None:
             await self.books.aclose()
         await self.counters.aclose()

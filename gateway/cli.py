@@ -1,4 +1,4 @@
-"""The `tollkeeper` command: serve, check, explain, demo, and those that ask the admin API."""
+"""The `tollkeeper` command: serve, check, explain, demo, and those of other files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from gateway import __version__, commands, emptying, reports, tenants
+from gateway import __version__, assess, commands, emptying, reports, tenants
 
 if TYPE_CHECKING:  # each command imports what it needs: `--help` answers at once
     from gateway.settings import Config, Target
@@ -26,7 +26,7 @@ def main() -> None:
 
 for group in (
     tenants.organisations, tenants.teams, tenants.users, tenants.budgets,
-    commands.keys, commands.tokens, commands.audit, reports.ledger, emptying.cache,
+    commands.keys, commands.tokens, commands.audit, reports.ledger, emptying.cache, assess.assess,
 ):  # fmt: skip
     main.add_command(group)
 

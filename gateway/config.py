@@ -17,7 +17,7 @@ from urllib.parse import unquote
 import yaml
 from pydantic import BaseModel, SecretStr, ValidationError
 
-from gateway.policy import Policy
+from gateway.policy import Policy, Words
 from gateway.problems import ConfigError, Path, Problem, nearest
 from gateway.references import References
 from gateway.settings import Config, PolicyUse, extras
@@ -208,7 +208,8 @@ def _camel(word: str) -> str:
 def _known_policies() -> list[str]:
     import policies  # not at the top: gateway works without any
 
-    return sorted(found.name for found in pkgutil.iter_modules(policies.__path__) if not found.name.startswith("_"))
+    found = pkgutil.iter_modules(policies.__path__)
+    return sorted(one.name for one in found if not (one.ispkg or one.name.startswith("_")))
 
 
 def _settings_of(policy: type[Policy[Any]]) -> type[BaseModel] | None:
@@ -241,3 +242,18 @@ def _check_policies(source: Source) -> None:
                 model.model_validate(own)
             except ValidationError as error:
                 translate(source, error, path, model)
+        for part in policy.words(says):
+            _check_words(source, (*path, *part.place), part)
+
+
+def _check_words(source: Source, path: Path, part: Words) -> None:
+    """What stands in a policy's line and belongs to something that the policy loads."""
+    if part.model is None:
+        source.report(path, part.wrong, part.mend)
+        return
+    for word in [word for word in part.said if word not in part.known]:
+        unknown(source, (*path, word), part.known)
+    try:
+        part.model.model_validate({word: value for word, value in part.said.items() if word in part.known})
+    except ValidationError as error:
+        translate(source, error, path, part.model)

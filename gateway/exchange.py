@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from msgspec import Struct, field
@@ -107,6 +108,21 @@ class Decision(NamedTuple):
     took: int  # ns
 
 
+class Assessment(Struct):
+    """What one assessor found in one kind of text of a request.  It never holds any of that text."""
+
+    assessor: str  # several, with commas, where one look told that none of them could find anything
+    stage: str  # input | output | tool_arguments | tool_results | …
+    verdict: str = "passed"  # passed | flagged | redacted | masked | blocked | failed | failed_open | not_judged
+    score: float = 0.0  # 0: nothing found … 1: certain; of several texts the highest
+    confidence: float = 0.0  # 0 … 1, in that score
+    explanation: str = ""  # in the assessor's words, of labels and figures
+    type: str = "pattern"  # how it judges: pattern | model | llm | service
+    spans: int = 0  # places found
+    took: int = 0  # ns
+    error: str = ""  # why it failed: timeout | error | junk
+
+
 class Trace(NamedTuple):
     """W3C trace context of this request."""
 
@@ -117,7 +133,7 @@ class Trace(NamedTuple):
     state: str = ""  # tracestate, as it came
 
 
-class Exchange(Struct, eq=False):
+class Exchange(Struct, eq=False, weakref=True):
     """One request.  Times are time.perf_counter_ns() unless said otherwise."""
 
     # asked
@@ -153,6 +169,7 @@ class Exchange(Struct, eq=False):
     inner: str = ""  # why the gateway itself makes this call, for another one: embed | assess | …
     # decided
     decisions: list[Decision] = field(default_factory=list)
+    assessments: list[Assessment] = field(default_factory=list)
     answer: AsyncGenerator[Chunk, None] | None = None  # set by a policy that answers in the provider's place
     cache: str = ""  # hit | semantic | coalesced | miss | bypass
     provider: str = ""  # where a call goes that names no model
@@ -178,6 +195,12 @@ class Exchange(Struct, eq=False):
     def final(self) -> Attempt | None:
         """The attempt that answered, or the last that failed."""
         return self.attempts[-1] if self.attempts else None
+
+    def rewrite(self, body: bytes, fields: Fields, call: Any) -> None:
+        """Asks something else of the provider than the caller did.  body, fields, call: the same, in three forms."""
+        self.body, self.fields, self.call = body, fields, call
+        if isinstance(self.texts, partial):
+            self.texts = partial(self.texts.func, call)  # what is counted is what is sent
 
     def forget(self) -> None:
         """Lets go of what was asked, once nobody will read it."""

@@ -51,9 +51,9 @@ NEXT: Final[Mapping[str, str]] = {
     "budget_unavailable": "ask again; look whether the ledger's database answers",
     "model_unpriced": "leave out what the message names, or set the model's price: or max_cost_usd: in config.yaml",
     "rate_limited": "ask again after Retry-After, or raise the team's limits: in config.yaml",
-    "blocked_by_safety": "look at the decisions above for the assessor that refused",
     "idempotency_in_flight": "ask again: the call that came first is under way, and you get its answer",
     "idempotency_mismatch": "use a new Idempotency-Key for another body",
+    "blocked_by_safety": "look at what was judged, above, for the assessor that refused",
     "upstream_refused": "mend the request as the provider's words say; a retry cannot help",
     "upstream_rate_limited": "ask again later, add a target or a fallback, or raise the quota at the provider",
     "upstream_auth": "check the provider's api_key: in config.yaml",
@@ -86,6 +86,7 @@ def waterfall(record: Record, width: int = 100, colour: bool = False) -> str:
     page.title()
     page.asked()
     page.decided()
+    page.judged()
     page.tried()
     page.answered()
     page.took()
@@ -160,6 +161,15 @@ class _Page:
             label = ""
         if label:
             self._line(label, "nothing: no policy was asked")
+
+    def judged(self) -> None:
+        label = "judged"
+        for one in self.record.assessments:
+            bad = one.verdict in ("blocked", "failed", "failed_open")
+            verdict = self._paint(f"{one.verdict:<12}", _RED if bad else "")
+            said = _clean(one.explanation or one.error)
+            self._line(label, f"{_clean(one.stage):<16} {_clean(one.assessor):<16} {verdict} {one.score:4.2f}  {said}")
+            label = ""
 
     def tried(self) -> None:
         attempts = self.record.attempts

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import aclosing
 from itertools import islice
 from random import getrandbits
@@ -37,6 +37,7 @@ class Pipeline:
     def __init__(
         self, policies: Sequence[Policy[Any]], targets: Targets, meter: Meter, observers: Sequence[Observer]
     ) -> None:
+        self.policies = policies
         self.targets = targets
         self.meter = meter
         self.observers = observers
@@ -47,6 +48,7 @@ class Pipeline:
         self._attempts = [p for p in policies if _overrides(p, "attempt")]
         self._screens = [p for p in policies if _overrides(p, "screen")]
         self._look = any(p.looks for p in self._screens)
+        self._patient = [p for p in policies if _overrides(p, "patience")]
 
     async def run(self, x: Exchange, read: Callable[[Exchange], Awaitable[None]], reply: Reply, hangup: Hangup) -> None:
         """Answers x, or refuses it; settles what policies left; tells those who watch.  Raises only cancellation."""
@@ -159,7 +161,7 @@ class Pipeline:
 
     async def read(self, x: Exchange, attempt: Attempt, answer: Answer, reader: Reader, reply: Reply) -> Chunk:
         """Hands an answer on as it comes, but for its last chunk, which waits until the attempt is settled."""
-        async for data in answer:
+        async for data in self.pieces(x, answer, reply) if self._patient and x.stream else answer:
             if not attempt.first_byte:
                 attempt.first_byte = clock()
             for chunk in reader.feed(data):
@@ -178,6 +180,30 @@ class Pipeline:
             await self.deliver(x, chunk, reply)
         assert reader.failure is not None, "a reader ends with a last chunk or a failure"
         raise reader.failure
+
+    async def pieces(self, x: Exchange, answer: Answer, reply: Reply) -> AsyncGenerator[bytes, None]:
+        """An answer as it comes.  While nothing does, policies that hold something back are asked again."""
+        coming: asyncio.Future[bytes] | None = None
+        pieces = aiter(answer)
+        try:
+            while True:
+                waits = [wait for policy in self._patient if (wait := policy.patience(x)) is not None]
+                if coming is None and not waits:
+                    yield await anext(pieces)
+                    continue
+                coming = coming or asyncio.ensure_future(anext(pieces))
+                await asyncio.wait({coming}, timeout=min(waits, default=None))
+                if not coming.done():
+                    await self.deliver(x, Chunk(text=""), reply)
+                    continue
+                piece, coming = coming.result(), None
+                yield piece
+        except StopAsyncIteration:
+            return
+        finally:
+            if coming is not None:
+                coming.cancel()
+                await asyncio.wait({coming})
 
     def route(self, x: Exchange) -> Iterator[Target]:
         model = self.targets.find(x.alias) if x.alias else None

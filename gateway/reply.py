@@ -87,6 +87,9 @@ class Reply:
         x.first_byte = time.perf_counter_ns()
         headers = self._facts()
         if self._head is not None:
+            if length and x.method != "HEAD":  # all of it is here, and may not be as long as the provider said
+                own = (b"content-length", b"%d" % length)
+                self._head = [own if name == b"content-length" else (name, value) for name, value in self._head]
             headers += self._head
         elif x.stream:
             headers += _STREAM

@@ -25,7 +25,7 @@ LOCKS = ("requirements.lock", "requirements-image.lock", "requirements-test.lock
 
 # Every distribution the gateway asks for.  The list is short on purpose: each one more is code that others can change.
 RUNTIME = {
-    "apsw", "cachetools", "click", "genai-prices", "httptools", "httpx2", "msgspec",
+    "apsw", "cachetools", "click", "genai-prices", "httptools", "httpx2", "hyperscan", "msgspec",
     "opentelemetry-exporter-otlp-proto-http", "opentelemetry-sdk", "prometheus-client", "pydantic", "pyyaml",
     "starlette", "tiktoken", "uvicorn", "uvloop",
 }  # fmt: skip
@@ -34,6 +34,7 @@ LEAST = {
     "starlette": ">=1.3.1",
     "h11": ">=0.16",
     "httptools": ">=0.8",
+    "hyperscan": ">=0.9.1",
     "uvicorn": ">=0.49",
     "httpx2": ">=2.8",
     "httpcore2": ">=2.8",

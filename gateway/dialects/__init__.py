@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from gateway.body import Fields
 from gateway.errors import GatewayError, UpstreamError
@@ -33,6 +33,21 @@ class Looked(NamedTuple):
 
     finish: list[str]  # the finish reason of each choice; empty where one is missing
     tools: list[str]  # names of the tools it calls
+
+
+Place = tuple[str | int, ...]  # the way to a value in JSON: names of fields, and places in lists from 0
+NAME: Final = -1  # last in a Place: not the value is meant but the field's own name, which cannot be written anew
+
+
+class Part(NamedTuple):
+    """A string in a call or in an answer, with what it is for the one who reads it."""
+
+    place: Place
+    text: str
+    # instructions | input | tool_definitions | tool_arguments | tool_results | output; or media: not to be read as text
+    kind: str
+    lane: Place | None = None  # parts of one lane make one text, event after event; None: this one is whole in itself
+    group: Place = ()  # the choice, or the item of an answer, that a lane belongs to
 
 
 class Reader(Protocol):
@@ -83,3 +98,15 @@ class Dialect(Protocol):
 
     def without_usage(self, last: bytes) -> bytes:
         """A stream's last chunk, for a caller who did not ask for the usage."""
+
+    def read_asked(self, body: bytes) -> list[Part]:
+        """Every text in a call.  Raises ValueError where it is no JSON, or could be read in two ways."""
+
+    def read_said(self, data: bytes) -> tuple[list[Part], list[Place] | None]:
+        """Every text in an answer, or in one event of it; and the groups that end with it (None: all of them).
+
+        Raises ValueError where it is no JSON.
+        """
+
+    def write_texts(self, data: bytes, changes: Mapping[Place, str]) -> bytes:
+        """The same call, answer or event with some texts changed; all the rest stays as it was written."""

@@ -11,11 +11,12 @@ from gateway import body as bodies
 from gateway.dialects import Cap
 from gateway.dialects.openai_answers import StreamReader, WholeReader
 from gateway.dialects.openai_replay import gather, look, replay, without_usage
+from gateway.dialects.openai_texts import read_asked, read_said, write_texts
 from gateway.errors import GatewayError, UpstreamError
 
 __all__ = [
-    "gather", "look", "name", "read_error", "reader", "replay", "without_usage", "write_call", "write_error",
-    "write_error_event", "write_ping", "write_summary",
+    "gather", "look", "name", "read_asked", "read_error", "read_said", "reader", "replay", "without_usage",
+    "write_call", "write_error", "write_error_event", "write_ping", "write_summary", "write_texts",
 ]  # fmt: skip
 
 name: Final = "openai"

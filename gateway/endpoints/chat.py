@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any
 
 import msgspec
@@ -57,7 +58,7 @@ def endpoint(house: House) -> JsonEndpoint[ChatCall]:
 def understand(x: Exchange, call: ChatCall) -> None:
     read_stream(x, call.stream, call.stream_options)
     x.user = x.user or printable(call.safety_identifier or call.user or "")
-    x.texts = lambda: texts(call)
+    x.texts = partial(texts, call)
     for at, message in enumerate(call.messages):
         if message.content != NOTHING and memoryview(message.content)[0] not in _CONTENT:
             where = f"messages[{at}].content"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any
 
 import msgspec
@@ -39,7 +40,7 @@ def endpoint(house: House) -> JsonEndpoint[CompletionCall]:
 def understand(x: Exchange, call: CompletionCall) -> None:
     read_stream(x, call.stream, call.stream_options)
     x.user = x.user or printable(call.user or "")
-    x.texts = lambda: _texts(call)
+    x.texts = partial(_texts, call)
 
 
 def _texts(call: CompletionCall) -> list[str]:

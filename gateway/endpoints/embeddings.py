@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 import msgspec
@@ -29,6 +30,8 @@ def endpoint(house: House) -> JsonEndpoint[EmbeddingCall]:
 
 def understand(x: Exchange, call: EmbeddingCall) -> None:
     x.user = x.user or printable(call.user or "")
-    x.texts = lambda: (
-        [call.input] if isinstance(call.input, str) else [part for part in call.input if isinstance(part, str)]
-    )
+    x.texts = partial(_texts, call)
+
+
+def _texts(call: EmbeddingCall) -> list[str]:
+    return [call.input] if isinstance(call.input, str) else [part for part in call.input if isinstance(part, str)]

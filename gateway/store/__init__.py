@@ -65,6 +65,24 @@ class AttemptRecord(Struct, frozen=True, gc=False):
     free: bool
 
 
+class AssessmentRecord(Struct, frozen=True, gc=False):
+    """What one safety assessor said of one kind of text.  Of the text itself there is nothing here.
+
+    score: 0 (nothing found) … 1; confidence: 0 … 1, in that.  spans: places found.  error: timeout, error or junk.
+    """
+
+    assessor: str
+    stage: str
+    verdict: str
+    score: float
+    confidence: float
+    explanation: str
+    type: str
+    spans: int
+    took_us: float
+    error: str
+
+
 class Timings(Struct, frozen=True, gc=False):
     """Whole microseconds.  total: first byte in to last byte out.  first_byte: until the answer's first byte left.
 
@@ -131,6 +149,7 @@ class Record(Struct, frozen=True, gc=False):
     sent_bytes: int
     content: Content | None = None
     saved_nano: int | None = None
+    assessments: list[AssessmentRecord] = []  # records of before there were any have none
 
 
 class Summary(Struct, frozen=True, gc=False):

@@ -20,6 +20,7 @@ from msgspec.structs import astuple
 
 from gateway.exchange import Usage
 from gateway.store import (
+    AssessmentRecord,
     AttemptRecord,
     Content,
     DecisionRecord,
@@ -59,7 +60,18 @@ _ERROR: Final = _PLACE["error"]
 _USAGE: Final = _PLACE["usage"]
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder().decode
-_attempts = msgspec.msgpack.Decoder(tuple[Raw, Raw, Raw, list[list[Any]], Raw, Raw]).decode  # nothing else is built
+
+
+class _Blob(msgspec.Struct, array_like=True, gc=False):
+    """Of a blob its attempts: nothing else is built.  What assessors said follows, where there is any."""
+
+    detail: Raw
+    message: Raw
+    decisions: Raw
+    attempts: list[list[Any]]
+
+
+_blob = msgspec.msgpack.Decoder(_Blob).decode
 _facts = itemgetter(
     *(_PLACE[name] for name in ("provider", "model", "response_model", "started_us", "sent_us", "free"))
 )
@@ -81,12 +93,13 @@ def contents(records: Sequence[Record]) -> list[tuple[str, str, str]]:
 def record(row: Sequence[Any]) -> Record:
     """row: COLUMNS, the blob, asked, answered."""
     facts = {name: fact for name, fact in _told(row).items() if name in Record.__struct_fields__}
-    plain, message, decisions, attempts, timings, tokens = _decode(row[17])
+    plain, message, decisions, attempts, timings, tokens, *more = _decode(row[17])
     facts |= {name: facts[name] or "" for name in ("session", "user", "feature")}
     facts |= zip(DETAIL, plain, strict=False)  # rows of older versions hold fewer
     facts["error"] = None if message is None else _named(Fault, (row[8], message))
     facts["decisions"] = [_named(DecisionRecord, decision) for decision in decisions]
     facts["attempts"] = [_unpacked(attempt) for attempt in attempts]
+    facts["assessments"] = [_named(AssessmentRecord, one) for one in (more[0] if more else ())]
     facts["timings"] = _named(Timings, timings)
     facts["tokens"] = _named(Tokens, tokens)
     facts["content"] = None if row[18] is None else _named(Content, row[18:])
@@ -152,7 +165,7 @@ def used(
     place = None
     for at, seq, detail in rows:
         place = at, seq
-        for attempt in _attempts(detail)[3]:
+        for attempt in _blob(detail).attempts:
             provider, model, answered, started, sent, free = _facts(attempt)
             began = at + (started or 0) * 1000
             if sent is None or free or not since <= began < until:
@@ -251,6 +264,7 @@ def _row(record: Record) -> Row:
                 [_packed(attempt) for attempt in attempts],
                 astuple(record.timings),
                 astuple(tokens),
+                *([[astuple(one) for one in record.assessments]] if record.assessments else ()),
             )
         ),
     )

@@ -11,6 +11,7 @@ _FIRST = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2
 _PER_TOKEN = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5, 5)
 _TOKENS = tuple(4**power for power in range(14))
 _OVERHEAD = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1)
+_ASSESSOR = (0.00001, 0.00005, 0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 30)
 _LAG = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 
 _GEN_AI = ("gen_ai_operation_name", "gen_ai_request_model", "gen_ai_provider_name")
@@ -77,6 +78,13 @@ METRICS = (
            "more, `failed` there was no embedding."),
     Metric("tollkeeper_cache_lost_total", "counter", (),
            "Answers that could not be kept: the store was away, full, or too small."),
+    Metric("tollkeeper_assessments_total", "counter", ("assessor", "verdict"),
+           "What safety assessors said, once for each request and kind of text: passed, flagged, masked, redacted, "
+           "blocked; failed or failed_open (by `on_error`), not_judged (media and files)."),
+    Metric("tollkeeper_assessor_seconds", "histogram", ("assessor",),
+           "Seconds that one assessor took for one kind of text of a request, all pieces of a stream together. Where "
+           "one look told that no pattern of several can match, its time is shown for each of them.",
+           _ASSESSOR),
     Metric("tollkeeper_client_disconnects_total", "counter", (), "Requests whose caller hung up before the end."),
     Metric("tollkeeper_telemetry_dropped_total", "counter", ("sink",),
            "Requests that are missing from a sink because its queue was full or it could not be written."),

@@ -121,6 +121,8 @@ class Metrics:
         self._unpriced = self._missing = self._rejected = self._gone = 0
         self._refused: dict[str, int] = {}
         self._cached = dict.fromkeys(_CACHE, 0)
+        self._assessed: dict[tuple[str, str], int] = {}  # by assessor and verdict: the configuration's names, our words
+        self._assessors: dict[str, _Histogram] = {}
         self._overhead = _Histogram("tollkeeper_overhead_seconds")
         self._lag = _Histogram("tollkeeper_event_loop_lag_seconds")
         self._lock = threading.Lock()
@@ -145,12 +147,19 @@ class Metrics:
         took = x.ended - x.started
         series.duration.observe(took)
         if x.trace.sampled:
-            place = bisect_left(series.duration.bounds, took)
-            series.duration.exemplars[place] = (time.time_ns(), took, x.trace.trace_id, x.trace.span_id)
+            bucket = bisect_left(series.duration.bounds, took)
+            series.duration.exemplars[bucket] = (time.time_ns(), took, x.trace.trace_id, x.trace.span_id)
         self._overhead.observe(x.overhead)
         if x.cache:
             self._cached[x.cache if x.cache in self._cached else "other"] += 1
             series.saved += x.saved or 0
+        for one in x.assessments:
+            place = (one.assessor, one.verdict)
+            self._assessed[place] = self._assessed.get(place, 0) + 1
+            times = self._assessors.get(one.assessor)
+            if times is None:
+                times = self._assessors[one.assessor] = _Histogram("tollkeeper_assessor_seconds")
+            times.observe(one.took)
         if attempts:
             self._note_attempts(x)
         if x.stream and x.first_byte and status < 400:
@@ -249,6 +258,12 @@ class _Shown(Collector):
         yield _family("tollkeeper_refused_total", (((why,), n) for why, n in list(metrics._refused.items())))
         yield _family("tollkeeper_cache_total", (((result,), n) for result, n in metrics._cached.items()))
         yield _family("tollkeeper_saved_usd_total", ((r.labels[:2], r.saved) for r in requests if r.saved), NS)
+        said = (
+            (name, verdict, n) for (names, verdict), n in list(metrics._assessed.items()) for name in names.split(",")
+        )
+        yield _family("tollkeeper_assessments_total", (((name, verdict), n) for name, verdict, n in said))
+        times = ((name, h) for names, h in list(metrics._assessors.items()) for name in names.split(","))
+        yield _histogram("tollkeeper_assessor_seconds", (((name,), h) for name, h in times))
         yield _family("tollkeeper_client_disconnects_total", [((), metrics._gone)])
         yield _histogram("tollkeeper_event_loop_lag_seconds", [((), metrics._lag)])
         build = {"version": __version__, "python": platform.python_version()}

@@ -13,9 +13,10 @@ from typing import Final
 import msgspec
 
 from gateway.errors import GatewayError, UpstreamError
-from gateway.exchange import Attempt, Exchange
+from gateway.exchange import Assessment, Attempt, Exchange
 from gateway.redaction import Redactor, redact
 from gateway.store import (
+    AssessmentRecord,
     AttemptRecord,
     Content,
     DecisionRecord,
@@ -230,7 +231,7 @@ def _resolve(futures: list[Future[None]]) -> None:
 def build(x: Exchange) -> Record:
     """The record of a finished exchange."""
     cost = x.cost
-    return Record(  # by position, in its own order: 28 keywords take six times as long
+    return Record(  # by position, in its own order: 29 keywords take six times as long
         x.id,
         write_time(x.started_at),
         x.caller.team,
@@ -260,6 +261,22 @@ def build(x: Exchange) -> Record:
         x.sent_bytes,
         None if x.caller.content == "none" else _content(x),
         x.saved,
+        [_assessment(one) for one in x.assessments],
+    )
+
+
+def _assessment(one: Assessment) -> AssessmentRecord:
+    return AssessmentRecord(
+        one.assessor,
+        one.stage,
+        one.verdict,
+        one.score,
+        one.confidence,
+        one.explanation,
+        one.type,
+        one.spans,
+        one.took / 1000,
+        one.error,
     )
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import random
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import msgspec
 
-from gateway import __version__, settings
+from gateway import __version__, evaluation, settings
 from gateway.errors import Broken, ClientGone, Denied, UpstreamError
 from gateway.exchange import Attempt, Content, Exchange
 from gateway.telemetry import Outbox, log
@@ -59,6 +59,7 @@ class Span(NamedTuple):
     ended: int
     failed: bool
     attributes: dict[str, Any]
+    events: Sequence[dict[str, Any]] = ()  # what assessors said, at the span's end
 
 
 class Traces:
@@ -136,6 +137,8 @@ def spans(x: Exchange, redact: Callable[[str], str] | None = None) -> list[Span]
     made += [_attempt(x, n) for n, attempt in enumerate(x.attempts) if not _stayed(attempt)]
     if not x.attempts and x.error is None:
         made.append(_answered(x))
+    if x.assessments:
+        made[-1] = made[-1]._replace(events=evaluation.events(x))  # on the span of what was judged
     if redact is not None and len(x.body) <= LARGEST:
         _show(x, made[0].attributes, made[-1].attributes, redact)
     return made
@@ -237,8 +240,8 @@ def _stayed(attempt: Attempt) -> bool:
 
 def _person(x: Exchange) -> dict[str, Any]:
     """Repeated on every span: backends read it span by span."""
-    named = (("session.id", x.session), ("gen_ai.conversation.id", x.session), ("user.id", x.user))
-    return {name: value[:LONGEST] for name, value in named if value}
+    named = {"session.id": x.session, "gen_ai.conversation.id": x.session, "user.id": x.user}
+    return {name: value[:LONGEST] for name, value in named.items() if value}
 
 
 def _asked(x: Exchange) -> dict[str, Any]:
@@ -256,9 +259,8 @@ def _asked(x: Exchange) -> dict[str, Any]:
 
 def _answer(x: Exchange, attempt: Attempt, failed: bool) -> dict[str, Any]:
     answer = attempt.answer
-    finish = answer.finish
-    if failed and attempt.first_byte and x.stream and not finish:
-        finish = ["error"]  # a stream that ended without a reason
+    cut = failed and attempt.first_byte and x.stream and not answer.finish
+    finish = ["error"] if cut else answer.finish  # a stream that ended without a reason
     optional: dict[str, Any] = {
         "gen_ai.response.id": answer.id[:LONGEST],
         "gen_ai.response.model": answer.model[:LONGEST],
@@ -276,12 +278,9 @@ def _usage(attempt: Attempt) -> dict[str, Any]:
     if usage is None:
         return {}
     written = usage.cache_write + usage.cache_write_1h
-    parts = {
-        "cache_read.input_tokens": usage.cache_read,
-        "cache_write.input_tokens": written,
-        "cache_creation.input_tokens": written,  # its older name, the only one that most backends read
-        "reasoning.output_tokens": usage.reasoning,
-    }
+    parts = {"cache_read.input_tokens": usage.cache_read, "cache_write.input_tokens": written}
+    parts["cache_creation.input_tokens"] = written  # its older name, the only one that most backends read
+    parts["reasoning.output_tokens"] = usage.reasoning
     attributes: dict[str, Any] = {f"gen_ai.usage.{part}": count for part, count in parts.items() if count}
     attributes["gen_ai.usage.input_tokens"] = usage.input
     attributes["gen_ai.usage.output_tokens"] = usage.output
@@ -346,7 +345,7 @@ def _message(message: dict[str, Any], redact: Callable[[str], str]) -> dict[str,
 
 def _converter(config: settings.Traces) -> Callable[[Exchange, Span], ReadableSpan]:
     from opentelemetry.sdk.resources import Resource
-    from opentelemetry.sdk.trace import ReadableSpan
+    from opentelemetry.sdk.trace import Event, ReadableSpan
     from opentelemetry.sdk.util.instrumentation import InstrumentationScope
     from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 
@@ -373,6 +372,7 @@ def _converter(config: settings.Traces) -> Callable[[Exchange, Span], ReadableSp
             SpanContext(trace_id, span.parent_id, remote, sampled) if span.parent_id else None,
             resource,
             span.attributes,
+            events=[Event(evaluation.EVENT, said, span.ended) for said in span.events],
             kind=kinds[span.kind],
             status=Status(StatusCode.ERROR if span.failed else StatusCode.UNSET),
             start_time=span.started,

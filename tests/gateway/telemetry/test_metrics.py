@@ -14,7 +14,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as read_plain
 
 from gateway.errors import BadCall, Broken, ClientGone, Denied, UpstreamError
-from gateway.exchange import Caller, Exchange, Trace, Usage
+from gateway.exchange import Assessment, Caller, Exchange, Trace, Usage
 from gateway.telemetry.catalogue import METRICS
 from gateway.telemetry.metrics import Metrics
 
@@ -260,6 +260,7 @@ def test_every_metric_that_is_shown_is_in_the_table_and_the_other_way_round(make
         dropped={"traces": lambda: 5},
     )
     x = make.answered(stream=True, cache="miss")
+    x.assessments = [Assessment("secrets,urls", "input", took=2_000), Assessment("judge", "output", "blocked", 0.9)]
     tell(watch, x, make.bare(error=Denied("no"), status=403), make.bare(cache="hit", saved=5))
     body, _ = watch.render(accept)
     families = list((read_open if accept else read_plain)(body.decode()))
@@ -275,6 +276,9 @@ def test_every_metric_that_is_shown_is_in_the_table_and_the_other_way_round(make
     assert any(family.name == "process_cpu_seconds" for family in families) or not accept
     assert value(watch, "tollkeeper_pool_connections", provider="openai", state="idle") == 2
     assert value(watch, "tollkeeper_telemetry_dropped_total", sink="traces") == 5
+    for name in ("secrets", "urls"):  # one look that answered for both
+        assert value(watch, "tollkeeper_assessments_total", assessor=name, verdict="passed") == 1
+    assert value(watch, "tollkeeper_assessments_total", assessor="judge", verdict="blocked") == 1
 
 
 def test_requests_under_way_are_shown_while_they_are(make: Any) -> None:

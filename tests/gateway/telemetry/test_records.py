@@ -128,7 +128,7 @@ def test_a_record_says_all_that_happened_in_microseconds_since_the_request_began
         "cache": "miss", "decisions": [{"policy": "access", "hook": "admit", "outcome": "passed", "took_us": 12.345}],
         "timings": {"total_us": 801_000, "overhead_us": 2000, "first_byte_us": 301_000, "upstream_us": 299_000},
         "tokens": {"input": 100, "output": 20, "cache_read": 30, "cache_write": 9, "reasoning": 6, "estimated": False},
-        "cost_nano": 27_000, "cost_usd": "0.000027", "sent_bytes": 1234, "content": None,
+        "cost_nano": 27_000, "cost_usd": "0.000027", "sent_bytes": 1234, "content": None, "assessments": [],
         "saved_nano": None,
     }  # fmt: skip
 

@@ -1,0 +1,86 @@
+"""Reads the source of a JSON string as the text it stands for, and finds places of that text again in the source.
+
+The arguments of a tool call are JSON inside JSON: `\\u0041` there is an A, and the n of `\\n` belongs to no word.
+Escapes: RFC 8259, section 7.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from typing import Final
+
+import msgspec
+
+from gateway.patterns import Found
+
+_ESCAPE: Final = re.compile(r"\\(?:u([0-9a-fA-F]{4})|(.))", re.DOTALL)
+_OPEN: Final = re.compile(r"\\(?:u[0-9a-fA-F]{0,3})?\Z")
+_LETTERS: Final = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f"}
+
+
+class Escapes:
+    """A source that arrives in pieces.  Halves of characters become marks: no pattern asks for them."""
+
+    __slots__ = ("_carry", "_plain", "_plains", "_raws", "_size")
+
+    def __init__(self) -> None:
+        self._carry = ""  # an escape that is not complete
+        self._size = 0  # of the source, without it
+        self._plain = 0  # of the text
+        self._plains: list[int] = []  # where an escape's character ends in the text …
+        self._raws: list[int] = []  # … and where the escape ends in the source
+
+    def feed(self, piece: str, final: bool = False) -> str:
+        """The text of what is complete."""
+        raw = self._carry + piece
+        tail = None if final or "\\" not in raw else _OPEN.search(raw, max(0, len(raw) - 6))
+        if tail is not None and not _doubled(raw, tail.start()):
+            self._carry, raw = raw[tail.start() :], raw[: tail.start()]
+        else:
+            self._carry = ""
+        if "\\" not in raw:
+            self._size += len(raw)
+            self._plain += len(raw)
+            return raw
+        parts: list[str] = []
+        done = 0
+        for escape in _ESCAPE.finditer(raw):
+            code, letter = escape[1], escape[2]
+            before = raw[done : escape.start()]
+            character = _LETTERS.get(letter, letter) if code is None else chr(int(code, 16))
+            if code is not None and "\ud800" <= character <= "\udfff":
+                character = "\ufffd"
+            parts += (before, character)
+            self._plain += len(before) + 1
+            done = escape.end()
+            self._plains.append(self._plain)
+            self._raws.append(self._size + done)
+        parts.append(raw[done:])
+        self._plain += len(raw) - done
+        self._size += len(raw)
+        return "".join(parts)
+
+    def source(self, place: int) -> int:
+        """The place in the source of a place in the text: between two characters, so that no escape is cut."""
+        at = bisect_right(self._plains, place) - 1
+        return place if at < 0 else self._raws[at] + place - self._plains[at]
+
+    def placed(self, one: Found) -> Found:
+        """A place in the text as one in the source, with a replacement that may stand there."""
+        written = one.replacement and msgspec.json.encode(one.replacement)[1:-1].decode()
+        return one._replace(start=self.source(one.start), end=self.source(one.end), replacement=written)
+
+    @property
+    def size(self) -> int:
+        """Characters of the text so far."""
+        return self._plain
+
+
+def _doubled(text: str, at: int) -> bool:
+    """Is the backslash there itself escaped by an odd number of others before it?"""
+    count = 0
+    while at and text[at - 1] == "\\":
+        count += 1
+        at -= 1
+    return count % 2 == 1

@@ -1,0 +1,79 @@
+"""A look at a whole body may only say that there is nothing where there is nothing."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+
+from bench import texts
+from gateway.judging import Rule
+from gateway.prefilter import LONGEST, Prefilter
+from tests.assessed import made
+
+SETS = {
+    "secrets": texts.secrets(200),
+    "personal_data": texts.personal_data(200),
+    "injection": texts.injection(),
+    "urls": [],
+}
+
+
+def prefilter(*names: str) -> Prefilter:
+    return Prefilter([Rule(made(name), "block", frozenset({"input"})) for name in names])
+
+
+def body(text: str, ascii: bool = True, **more: object) -> bytes:
+    call = {"model": "gpt-4o-mini-2024-07-18", "messages": [{"role": "user", "content": text}], **more}
+    return json.dumps(call, ensure_ascii=ascii, separators=(",", ":")).encode()
+
+
+@pytest.mark.parametrize("ascii", [True, False])
+def test_nothing_that_an_assessor_finds_is_called_clear(ascii: bool) -> None:
+    every = prefilter("secrets", "personal_data", "injection", "urls")
+    for name, samples in SETS.items():
+        assessor = made(name)
+        for one in samples:
+            if assessor.scan(one.text):
+                assert not every.clear(body(f'Well,\n"{one.text}"\tno', ascii)), one.text
+
+
+def test_ordinary_prose_is_clear() -> None:
+    every = prefilter("secrets", "personal_data", "injection", "urls")
+    text = 'It was late in the year.\nThe men sat and talked of "home", 42 of them.'
+    assert every.clear(body(text, temperature=0.2))
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        body("x", metadata={"a": "\u00e9"}),
+        b'{"messages":[{"role":"user","content":"\\u0041KIA"}]}',
+        b'{"messages":[{"role":"user","content":"a\\\\nb"}]}',
+        b'{"messages":[{"content":[{"type":"text","text":"a"},{"type":"text","text":"b"}]}]}',
+        b'{"messages":[{"content":[{"type":"image_url","image_url":{"url":"x"}}]}]}',
+        b'{"prompt":[1,2,3]}',
+        b'{"input": [ [1,2] ]}',
+        b'{"a":"' + b"x" * LONGEST + b'"}',
+    ],
+)
+def test_what_must_be_decoded_is(raw: bytes) -> None:
+    assert not prefilter("secrets", "injection").clear(raw)
+
+
+def test_one_that_gives_no_hints_is_always_asked() -> None:
+    assert not Prefilter([Rule(made("language", allow=["en"]), "block", frozenset({"input"}))]).usable
+    words = Rule(made("words", patterns={"x": "a+"}), "block", frozenset({"input"}))
+    assert not Prefilter([words]).clear(body("x"))
+    assert not Prefilter([]).clear(body("x"))
+
+
+def test_random_cuts_of_samples_are_never_clear_when_they_hold_something() -> None:
+    every, secrets = prefilter("secrets", "personal_data"), made("secrets")
+    rng = random.Random(5)
+    for one in SETS["secrets"]:
+        at = rng.randint(0, len(one.text))
+        text = one.text[at:] + " " + one.text
+        if secrets.scan(text):
+            assert not every.clear(body(text))
