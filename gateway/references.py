@@ -214,6 +214,9 @@ class References:
                 self.source.report(
                     path, f"stands before `{word}`, which would not hold for its answers", "move it down"
                 )
+        if "cache" in uses and "safety" in uses[: uses.index("cache")]:
+            path = ("policies", uses.index("cache"))
+            self.source.report(path, "stands behind `safety`, and would keep what that has put back", "move it up")
 
     def replicas(self) -> None:
         """Each would count for itself, and let its full limit pass."""

@@ -100,6 +100,7 @@ class Safety(Policy[_State]):
         self._said = said = said or self.Settings()
         offers = {"inner": inner}
         self._rules = [(use.teams, _rule(use, said, offers)) for use in said.assessors]
+        self._alike = all(use.teams is None for use in said.assessors)  # what one team may ask, each may
         self._teams: dict[str, _Team] = {}
         self._states: dict[Exchange, _State] = {}  # until the receipt comes back
         self._late: WeakKeyDictionary[Exchange, _State] = WeakKeyDictionary()  # of calls that left no receipt
@@ -222,14 +223,15 @@ class Safety(Policy[_State]):
         state = self._states.get(x) or self._late.get(x)
         if state is None:
             team = self._of(x.caller.team)
-            if not team.rules or x.endpoint == "embeddings":
+            # An earlier policy answers: for a call that was judged before, perhaps by the rules of another team.
+            asked = () if x.answer is None else team.masks if self._alike else team.asked
+            if not team.rules or (x.endpoint == "embeddings" and not asked):
                 return chunk
-            if not team.masks and chunk.last and not x.stream and _clear(x, team.said_once, "output", chunk.raw):
+            once = not (asked or team.masks) and chunk.last and not x.stream
+            if once and _clear(x, team.said_once, "output", chunk.raw):
                 return chunk
             state = self._late[x] = _State(Panel(team.rules, x))
-            if team.masks and x.answer is not None:
-                # An earlier policy answers, for a call that was judged before: its placeholders are the same again.
-                await self._ask(x, state, team.masks)
+            await self._ask(x, state, asked)  # masks: their placeholders are the same again
         try:
             return await self._screen(x, state, chunk)
         except Denied:

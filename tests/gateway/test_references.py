@@ -227,3 +227,9 @@ def test_a_cache_before_what_must_hold_for_its_answers_is_told(first: str) -> No
     (problem,) = told(f"policies: [{{use: cache}}, {{use: {first}}}]")
     assert problem == f"policies[0]: stands before `{first}`, which would not hold for its answers; move it down"
     assert told(f"policies: [{{use: {first}}}, {{use: cache}}, {{use: budget}}]") == []
+
+
+def test_a_cache_behind_safety_is_told_for_it_would_keep_what_was_masked() -> None:
+    (problem,) = told("policies: [{use: safety}, {use: cache}]")
+    assert problem == "policies[1]: stands behind `safety`, and would keep what that has put back; move it up"
+    assert told("policies: [{use: cache}, {use: safety}]") == []

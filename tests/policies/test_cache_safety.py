@@ -1,0 +1,110 @@
+"""The cache and safety together: what is answered again is judged again, and never by less than its own team's rules."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from tests.policies.test_cache import CRON, OTHER, ask, said, word
+from tests.policies.test_safety_masking import ASKED, MAIL, echo
+from tests.running import KEY, Running, running
+from tests.scripted import Asked, Scripted, answer, events, say, scripted
+
+SHARED = [["checkout", "guests"]]
+SECRET = "AK" + "IA" + "QZXW5BTRNKLM2PQ7"
+
+
+async def telling(asked: Asked) -> None:
+    if asked.json.get("stream"):
+        await say(asked, events("The key is ", SECRET[:7], SECRET[7:], ", keep it"))
+    else:
+        await asked.wire.whole(200, answer(f"The key is {SECRET}, keep it"))
+
+
+@asynccontextmanager
+async def both(script: Any, *assessors: dict[str, Any], **cache: Any) -> AsyncIterator[tuple[Running, Scripted]]:
+    async with scripted(script) as up:
+        told = said(up.url, **cache)
+        told["policies"].append({"use": "safety", "assessors": list(assessors)})
+        async with running(told) as gateway:
+            yield gateway, up
+
+
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("again", [False, True])
+async def test_what_is_redacted_stays_redacted_in_hits(first: bool, again: bool) -> None:
+    async with both(telling, {"use": "secrets", "action": "redact"}) as (gateway, up):
+        one = await ask(gateway, stream=first)
+        two = await ask(gateway, stream=again)
+        assert (word(one), word(two)) == ("miss", "hit")
+        assert len(up.asked) == 1
+        for response in (one, two):
+            assert SECRET[:7] not in response.text
+            assert SECRET[7:] not in response.text
+            assert "keep it" in response.text
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_what_was_blocked_is_kept_for_nobody(stream: bool) -> None:
+    async with both(telling, {"use": "secrets", "action": "block"}) as (gateway, up):
+        for count in (1, 2):
+            response = await ask(gateway, stream=stream)
+            assert "blocked_by_safety" in response.text
+            assert SECRET[7:] not in response.text
+            assert len(up.asked) == count
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_hit_is_judged_by_the_rules_of_the_team_that_gets_it(stream: bool) -> None:
+    """The teams share their answers; only one of them may not ask for this."""
+    banned = {"use": "words", "topics": {"projects": ["project zephyr"]}, "action": "block", "teams": ["guests"]}
+    async with both(telling, banned, groups=SHARED) as (gateway, up):
+        text = "What became of project zephyr?"
+        assert (await ask(gateway, text, stream=stream)).status_code == 200
+        refused = await ask(gateway, text, key=OTHER, stream=stream)
+        assert refused.status_code == 403
+        assert refused.json()["error"]["code"] == "blocked_by_safety"
+        assert word(await ask(gateway, text, stream=stream)) == "hit"
+        shared = await ask(gateway, "What else?", stream=stream)
+        assert (shared.status_code, word(await ask(gateway, "What else?", key=OTHER, stream=stream))) == (200, "hit")
+        assert len(up.asked) == 2
+
+
+async def test_a_follower_is_judged_by_the_rules_of_its_own_team() -> None:
+    banned = {"use": "words", "topics": {"projects": ["project zephyr"]}, "action": "block", "teams": ["guests"]}
+    come = asyncio.Event()
+
+    async def slow(asked: Asked) -> None:
+        await come.wait()
+        await telling(asked)
+
+    async with both(slow, banned, groups=SHARED) as (gateway, up):
+        text = "What became of project zephyr?"
+        asks = [asyncio.create_task(ask(gateway, text, key=key, stream=True)) for key in (KEY, CRON, OTHER)]
+        await asyncio.sleep(0.3)
+        come.set()
+        leader, follower, guest = await asyncio.gather(*asks)
+        assert (leader.status_code, follower.status_code) == (200, 200)
+        assert leader.text.count("keep it") == follower.text.count("keep it") == 1
+        assert "blocked_by_safety" in guest.text
+        assert "keep it" not in guest.text
+        assert len(up.asked) == 1
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_placeholders_in_a_kept_answer_stand_for_what_this_call_said(stream: bool) -> None:
+    async with both(echo, {"use": "personal_data", "action": "mask"}, tools=["*"]) as (gateway, up):
+        responses = [await ask(gateway, ASKED, stream=stream) for _ in range(2)]
+        assert [word(response) for response in responses] == ["miss", "hit"]
+        other = await ask(gateway, ASKED.replace(MAIL, "grace@example.org"), stream=stream)
+        assert word(other) == "miss"
+        for response in responses:
+            assert MAIL in response.text
+            assert "grace@example.org" not in response.text
+        assert "grace@example.org" in other.text
+        assert MAIL not in other.text
+        assert all(MAIL not in str(asked.json) for asked in up.asked)
