@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import logging
+import re
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Annotated, Any, Final, Literal
@@ -38,6 +39,7 @@ clock = time.perf_counter_ns
 _LARGE: Final = 262_144  # bytes of a body that are read in a thread
 _ASKED: Final = frozenset(STAGES) - {"output"}
 _SAID: Final = frozenset({"output", "tool_arguments"})
+_FUNCTION: Final = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
 _HEADER: Final = b"x-tollkeeper-safety"
 
 Stage = Literal["instructions", "input", "tool_definitions", "tool_arguments", "tool_results", "output"]
@@ -94,7 +96,7 @@ class Safety(Policy[_State]):
         beside: bool = False  # ask about the input while the provider is called; its answer waits for them
         unjudged: Literal["block", "allow"] = "block"  # media and files, which no assessor can read
         replacement: str = "[{label}]"  # in place of what is redacted
-        alert: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")] | None = None
+        alert: Annotated[str, StringConstraints(pattern=_FUNCTION)] | None = None
 
     def __init__(self, said: Settings | None = None, *, inner: Inner | None = None) -> None:
         self._said = said = said or self.Settings()
@@ -112,6 +114,9 @@ class Safety(Policy[_State]):
 
     @staticmethod
     def words(said: dict[str, Any]) -> Iterator[Words]:
+        alert = said.get("alert")
+        if isinstance(alert, str) and re.fullmatch(_FUNCTION, alert) and (wrong := _not_there(alert)):
+            yield Words(("alert",), {}, wrong=wrong, mend="name it as package.module:function")
         uses = said.get("assessors")
         for index, line in enumerate(uses if isinstance(uses, list) else []):
             use = line.get("use") if isinstance(line, dict) else None
@@ -169,16 +174,20 @@ class Safety(Policy[_State]):
         if texts.media:
             self._not_judged(state.panel, rules, "input", "media")
         edits: list[Found] = []
-        waiting: list[Coroutine[Any, Any, None]] = []
+        slow: list[tuple[Rule, str, Joined]] = []
         for rule in rules:
             for stage, text in texts.of(rule):
-                asked = self._judge(state, rule, stage, text, edits)
                 if rule.assessor.quick:
-                    await asked
-                elif self._said.beside and rule.action in ("block", "flag"):
-                    state.tasks.append(asyncio.create_task(asked))
+                    await self._judge(state, rule, stage, text, edits)
                 else:
-                    waiting.append(asked)
+                    slow.append((rule, stage, text))  # not asked at all where a quick one refuses
+        waiting: list[Coroutine[Any, Any, None]] = []
+        for rule, stage, text in slow:
+            asked = self._judge(state, rule, stage, text, edits)
+            if self._said.beside and rule.action in ("block", "flag"):
+                state.tasks.append(asyncio.create_task(asked))
+            else:
+                waiting.append(asked)
         if waiting:
             await side_by_side(waiting)
         if edits:
@@ -310,6 +319,18 @@ class Safety(Policy[_State]):
         told = b", ".join([b"failed_open"] * panel.failed_open + [b"not_judged"] * panel.unjudged)
         x.reply_headers = [header for header in x.reply_headers if header[0] != _HEADER]
         x.reply_headers.append((_HEADER, told))
+
+
+def _not_there(function: str) -> str:
+    """Why `package.module:function` cannot be called; empty where it can.  Its module may raise anything."""
+    module, _, name = function.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name, None)
+    except ImportError as error:
+        return f"{module} cannot be imported: {error}"
+    except Exception as error:
+        return f"{module} raised {type(error).__name__} while imported"
+    return "" if callable(found) else f"{module} has no function {name}"
 
 
 def _rule(use: Use, said: Safety.Settings, offers: dict[str, Any]) -> Rule:

@@ -349,3 +349,14 @@ async def test_what_is_wrong_in_an_assessors_line_stops_the_start_with_its_place
             pass
     assert says in str(caught.value)
     assert "config.yaml:" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("alert", "says"), [("nothing.here:tell", "cannot be imported"), ("json:nothing", "json has no function nothing")]
+)
+async def test_an_alert_that_is_not_there_stops_the_start_with_its_place(alert: str, says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        async with running(config("http://127.0.0.1:1/v1", policies=safety({"use": "secrets"}, alert=alert))):
+            pass
+    assert says in str(caught.value)
+    assert ".alert: " in str(caught.value)
