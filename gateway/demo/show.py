@@ -48,6 +48,8 @@ class Money:
 
 def run(port: int, requests: int, leave: bool, local: bool) -> int:
     """Blocks until it is told to stop (or, with `leave`, until the traffic is through).  The exit status."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell lets its background jobs ignore the first
+        signal.signal(number, signal.default_int_handler)
     if local:
         from gateway.demo import local as real
 
@@ -250,7 +252,6 @@ def _usd(nano: int) -> str:
 
 
 def _wait_for_signal(gateway: subprocess.Popen[bytes]) -> None:
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     while gateway.poll() is None:
         time.sleep(0.2)
     raise Failed("the gateway ended by itself")

@@ -23,9 +23,13 @@ ROOT = str(Path(__file__).parents[3])
 def demo() -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A demo that has sent its traffic, and what it printed."""
     command = [sys.executable, "-m", "gateway", "demo", "--port", "0", "--requests", "40"]
-    process = subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=environment(PYTHONUNBUFFERED="1")
-    )
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell starts a job in the background
+    try:
+        process = subprocess.Popen(
+            command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=environment(PYTHONUNBUFFERED="1")
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert process.stdout is not None
     said = ""
     for line in process.stdout:
