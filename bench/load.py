@@ -12,7 +12,8 @@ from typing import Final, NamedTuple
 from bench.upstream import CHUNKS, PROOF, WORD
 
 PATH: Final = "/v1/chat/completions"
-MARK: Final = b"question 0000000000"
+MARK: Final = b"question aaaaaaaaaa"
+_LETTERS: Final = bytes.maketrans(b"0123456789", b"abcdefghij")  # prose holds few long numbers
 _END: Final = b"\r\n0\r\n\r\n"
 _DONE: Final = b"data: [DONE]\n\n"
 
@@ -40,11 +41,11 @@ class Result(NamedTuple):
     latencies: array[int]  # ns
 
 
-def work(key: str, connections: int = 1, *, stream: bool = False, differs: bool = False) -> Work:
-    """A chat call of some 60 words, with the headers that openai-python sends."""
+def work(key: str, connections: int = 1, *, stream: bool = False, differs: bool = False, mark: bytes = MARK) -> Work:
+    """A chat call of some 60 words, with the headers that openai-python sends.  mark: its first ones."""
     body = (
         b'{"messages":[{"role":"system","content":"Answer briefly."},{"role":"user","content":"'
-        + MARK
+        + mark
         + b" word" * 60
         + b'"}],'
     )
@@ -121,7 +122,8 @@ class Client(asyncio.Protocol):
             self.wire.write(self.call)
             return
         self.tally.number += 1
-        self.wire.write(self.call.replace(MARK, b"question %010d" % self.tally.number, 1))
+        number = (b"%010d" % self.tally.number).translate(_LETTERS)
+        self.wire.write(self.call.replace(MARK, b"question " + number, 1))
 
     def next(self) -> None:
         self.tally.answered(time.perf_counter_ns() - self.asked)

@@ -22,6 +22,7 @@ from bench.subjects import KEY, Subject
 ONE: Final = load.work(KEY)
 UNARY: Final = load.work(KEY, 32)
 DIFFERS: Final = load.work(KEY, 32, differs=True)
+NUMBERED: Final = load.work(KEY, 32, mark=b"order 4711000815")
 STREAM: Final = load.work(KEY, 200, stream=True)
 DISTURBED: Final = 0.85  # of its core that a busy server must have had, or other programs took part of it
 
@@ -221,24 +222,39 @@ def cache(bench: Bench) -> list[Figure]:
 
 
 def safety(bench: Bench) -> list[Figure]:
-    """What the pattern assessors cost, all on, both ways; on streams for each chunk."""
-    ratios, costs, chunks = [], [], []
-    with bench.gateway() as (without, _), bench.gateway(safety=True) as (gateway, _):
-        for subject in (without, gateway):
-            bench.drive(subject, UNARY, min(1.0, bench.plan.seconds))
+    """What the pattern assessors cost, all on, both ways; on streams for each chunk; and with the cache besides."""
+    cases = (("prose", UNARY, "safety"), ("prose with a long number", NUMBERED, "safety"))
+    cases += (("cache too, all misses", DIFFERS, "both"),)
+    ratios: dict[str, list[float]] = {name: [] for name, *_ in cases}
+    costs: dict[str, list[float]] = {name: [] for name, *_ in cases}
+    chunks = []
+    with (
+        bench.gateway() as (without, _),
+        bench.gateway(safety=True) as (judging, _),
+        bench.gateway(safety=True, cache=True) as (both, _),
+    ):
+        for subject in (without, judging, both):
+            bench.drive(subject, DIFFERS, min(1.0, bench.plan.seconds))
         for number in range(1, bench.plan.rounds + 1):
-            plain, spared = bench.cost(without, UNARY, bench.plan.seconds)
-            judged, cost = bench.cost(gateway, UNARY, bench.plan.seconds)
-            ratios.append((judged.rate / judged.share) / (plain.rate / plain.share))
-            costs.append(cost - spared)
-            bench.tell(f"safety {number}/{bench.plan.rounds}: {judged.rate:,.0f} against {plain.rate:,.0f} req/s")
-            bench.noted(min(plain.share, judged.share))
+            for name, job, which in cases:
+                plain, spared = bench.cost(without, job, bench.plan.seconds)
+                judged, cost = bench.cost(judging if which == "safety" else both, job, bench.plan.seconds)
+                ratios[name].append((judged.rate / judged.share) / (plain.rate / plain.share))
+                costs[name].append(cost - spared)
+                bench.noted(min(plain.share, judged.share))
+            told = ", ".join(f"{name} {values[-1]:.2f}" for name, values in ratios.items())
+            bench.tell(f"safety {number}/{bench.plan.rounds}, on / off: {told}")
         for _ in range(bench.plan.stream_rounds):
             spared = bench.cost(without, STREAM, bench.plan.seconds, warm=0.5)[1]
-            chunks.append(bench.cost(gateway, STREAM, bench.plan.seconds, warm=0.5)[1] - spared)
+            chunks.append(bench.cost(judging, STREAM, bench.plan.seconds, warm=0.5)[1] - spared)
     return [
-        middle("throughput, pattern assessors on / off", "", ratios, must=0.8, aim=0.9, more_is_better=True),
-        middle("CPU per request for pattern assessors", "us", costs),
+        *(
+            middle(
+                f"throughput, pattern assessors on / off: {name}", "", values, must=0.8, aim=0.9, more_is_better=True
+            )
+            for name, values in ratios.items()
+        ),
+        *(middle(f"CPU per request: {name}", "us", values) for name, values in costs.items()),
         middle("CPU per streamed chunk for pattern assessors", "us", chunks),
     ]
 

@@ -40,13 +40,14 @@ telemetry:
 _MONEY: Final = """\
     budgets: [{limit_usd: 1000000, per: month}]
     limits: {requests_per_minute: 100000000, tokens_per_minute: 100000000000, concurrent: 10000}"""
-_CACHE: Final = """\
-policies: [{use: access}, {use: rate_limit}, {use: cache, temperature: any}, {use: budget}]"""
-_SAFETY: Final = """\
+_POLICIES: Final = """\
 policies:
   - use: access
   - use: rate_limit
   - use: budget
+"""
+_CACHE: Final = "  - {use: cache, temperature: any}\n"
+_SAFETY: Final = """\
   - use: safety
     assessors:
       - {use: secrets, action: redact}
@@ -196,7 +197,7 @@ def gateway(
             key=KEY,
             price="" if catalogue else _PRICE,
             money=_MONEY if money else "",
-            policies=_CACHE if cache else _SAFETY if safety else "",
+            policies=_POLICIES + (_CACHE if cache else "") + (_SAFETY if safety else ""),
         )
     )
     command = [sys.executable, "-m", "gateway", "serve", "--config", str(file), "--port", str(port)]

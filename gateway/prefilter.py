@@ -1,9 +1,9 @@
 """Looks at a body once for all pattern assessors, as it was written, before anything of it is decoded.
 
-Where no hint of any of them occurs in the bytes, none of them can find anything in any text that the bytes hold, and
-there is nothing to decode, to join or to ask.  That holds only where texts stand in the JSON as they are; so a body
-with other escapes than the commonest, with letters beyond ASCII that an assessor reads as others, with texts in
-several parts or with media is always decoded.
+Where no hint of an assessor occurs in the bytes, it cannot find anything in any text that the bytes hold, and need not
+be asked; where that is so of all, there is nothing to decode or to join.  That holds only where texts stand in the JSON
+as they are; so a body with other escapes than the commonest, with letters beyond ASCII that an assessor reads as
+others, with texts in several parts or with media is always decoded, and all are asked.
 """
 
 from __future__ import annotations
@@ -33,31 +33,47 @@ LONGEST: Final = 65_536  # bytes that are looked at in one step
 
 
 class Prefilter:
-    """Of some rules.  `usable`: all of them can be asked in this way.  `names`: theirs, with commas."""
+    """Of some rules.  `usable`: all of them can be asked in this way."""
 
     def __init__(self, rules: Sequence[Rule]) -> None:
-        scanners = [rule.assessor for rule in rules if isinstance(rule.assessor, Scanner)]
-        hints = [hint for scanner in scanners for hint in scanner.hints()]
-        self.names = ",".join([rule.name for rule in rules])
-        self._others = [rule.assessor for rule in rules if not isinstance(rule.assessor, Scanner)]
-        quick = all(one.quick for one in self._others)
-        self.usable = bool(scanners) and quick and all(scanner.hints() for scanner in scanners)
-        self._folds = any(scanner.folds for scanner in scanners)
-        self._scan = hinting([*hints, *map(Hint, _DECODED)]) if self.usable else None
+        hinted = [(number, rule.assessor) for number, rule in enumerate(rules) if isinstance(rule.assessor, Scanner)]
+        hints = [(number, hint) for number, scanner in hinted for hint in scanner.hints()]
+        others = [number for number, rule in enumerate(rules) if not isinstance(rule.assessor, Scanner)]
+        quick = all(rules[number].assessor.quick for number in others)
+        self.usable = bool(hinted) and quick and all(scanner.hints() for _, scanner in hinted)
+        self._rules = rules
+        self._others = others
+        self._folds = any(scanner.folds for _, scanner in hinted)
+        self._owners = [number for number, _ in hints]  # of each hint; there is none of those that call for decoding
+        self._scan = hinting([*[hint for _, hint in hints], *map(Hint, _DECODED)]) if self.usable else None
+        self._rest: dict[tuple[int, ...], tuple[list[Rule], str]] = {}
 
-    def clear(self, body: bytes) -> bool:
-        """Is there certainly nothing in it?"""
+    def suspects(self, body: bytes) -> tuple[list[Rule], str] | None:
+        """The rules that may find something in it, and the names of the others, with commas.
+
+        None: it must be decoded to be looked at, by all of them.
+        """
         if self._scan is None or len(body) > LONGEST or (self._folds and not body.isascii()):
-            return False
-        for one in self._others:
-            if not one.spares(body):
-                return False
+            return None
+        asked = [number for number in self._others if not self._rules[number].assessor.spares(body)]
         if b"\\" in body:
             if b"\\u" in body or b"\\\\" in body:
-                return False
+                return None
             body = body.replace(b"\\n", b"\n").replace(b"\\t", b"\t").replace(b'\\"', b'"').replace(b"\\/", b"/")
             if b"\\" in body:
-                return False
+                return None
         hits: list[int] = []
         self._scan(_SKIPPED.sub(b"", body), hits)
-        return not hits
+        owners = self._owners
+        for hit in hits:
+            if hit >= len(owners):
+                return None
+            asked.append(owners[hit])
+        return self._split(tuple(sorted(set(asked))))
+
+    def _split(self, asked: tuple[int, ...]) -> tuple[list[Rule], str]:
+        found = self._rest.get(asked)
+        if found is None:
+            rest = ",".join([rule.name for number, rule in enumerate(self._rules) if number not in asked])
+            found = self._rest[asked] = [self._rules[number] for number in asked], rest
+        return found

@@ -63,12 +63,13 @@ class Use(BaseModel):
 class _State:
     """What is known of one request while it runs."""
 
-    __slots__ = ("holding", "masking", "panel", "tasks")
+    __slots__ = ("holding", "masking", "panel", "said", "tasks")
 
     def __init__(self, panel: Panel) -> None:
         self.panel = panel
         self.masking: Masking | None = None
         self.holding: Holding | None = None  # from the answer's first chunk on
+        self.said: Sequence[Rule] | None = None  # those who must be asked about the answer, once that is known
         self.tasks: list[asyncio.Task[None]] = []  # asked beside the call
 
 
@@ -141,14 +142,12 @@ class Safety(Policy[_State]):
         team = self._of(x.caller.team)
         if not team.rules:
             return None
-        if x.upload is None and _clear(x, team.asked_once, "input", x.body):
-            if x.caller.content == "none":
-                return None  # most calls: what there is to know of the answer is made when it is needed
-            state = self._states[x] = _State(Panel(team.rules, x))
-            return state
+        asked = team.asked if x.upload is not None else _suspects(x, team.asked, team.asked_once, "input", x.body)
+        if not asked and x.caller.content == "none":
+            return None  # most calls: what there is to know of the answer is made when it is needed
         state = self._states[x] = _State(Panel(team.rules, x))
         try:
-            await self._ask(x, state, team.asked)
+            await self._ask(x, state, asked)
         except BaseException as error:  # also a caller who hangs up: there will be no receipt to come back
             if isinstance(error, Denied):
                 x.body, x.fields = b"", {}  # what was blocked is kept nowhere
@@ -236,10 +235,13 @@ class Safety(Policy[_State]):
             asked = () if x.answer is None else team.masks if self._alike else team.asked
             if not team.rules or (x.endpoint == "embeddings" and not asked):
                 return chunk
-            once = not (asked or team.masks) and chunk.last and not x.stream
-            if once and _clear(x, team.said_once, "output", chunk.raw):
-                return chunk
+            said = None
+            if chunk.last and not (asked or team.masks or x.stream):
+                said = _suspects(x, team.said, team.said_once, "output", chunk.raw)
+                if not said:
+                    return chunk
             state = self._late[x] = _State(Panel(team.rules, x))
+            state.said = said
             await self._ask(x, state, asked)  # masks: their placeholders are the same again
         try:
             return await self._screen(x, state, chunk)
@@ -255,9 +257,14 @@ class Safety(Policy[_State]):
         holding = state.holding
         if holding is None:
             team = self._of(x.caller.team)
-            if x.endpoint == "embeddings" or not (team.said or state.masking):
+            said = state.said
+            if said is None:
+                said = [] if x.endpoint == "embeddings" else team.said
+                if said and chunk.last and not x.stream:
+                    said = _suspects(x, said, team.said_once, "output", chunk.raw)
+            if not (said or (state.masking and x.endpoint != "embeddings")):
                 return chunk
-            holding = state.holding = self._hold(x, state, team.said)
+            holding = state.holding = self._hold(x, state, said)
         raw = await holding.take(chunk.raw, chunk.last)
         if not x.first_byte:
             self._tell(x, state)
@@ -344,13 +351,16 @@ def _rule(use: Use, said: Safety.Settings, offers: dict[str, Any]) -> Rule:
     return Rule(assessor, use.action, stages, use.threshold, closed, use.timeout_seconds, said.replacement)
 
 
-def _clear(x: Exchange, prefilter: Prefilter, stage: str, body: bytes) -> bool:
-    """Is there certainly nothing in it that anybody could find?  Then that is noted."""
+def _suspects(x: Exchange, rules: Sequence[Rule], prefilter: Prefilter, stage: str, body: bytes) -> Sequence[Rule]:
+    """Those of the rules that must be asked about a body.  That the others have passed is noted."""
     began = clock()
-    if not prefilter.clear(body):
-        return False
-    x.assessments.append(Assessment(prefilter.names, stage, "passed", took=clock() - began))
-    return True
+    found = prefilter.suspects(body)
+    if found is None:
+        return rules
+    asked, passed = found
+    if passed:
+        x.assessments.append(Assessment(passed, stage, "passed", took=clock() - began))
+    return asked
 
 
 async def _all(tasks: Sequence[asyncio.Task[None]]) -> None:

@@ -24,6 +24,16 @@ def prefilter(*names: str) -> Prefilter:
     return Prefilter([Rule(made(name), "block", frozenset({"input"})) for name in names])
 
 
+def asked(of: Prefilter, raw: bytes) -> set[str] | None:
+    """The names of those who must be asked; None: all."""
+    found = of.suspects(raw)
+    return None if found is None else {rule.name for rule in found[0]}
+
+
+def clear(of: Prefilter, raw: bytes) -> bool:
+    return asked(of, raw) == set()
+
+
 def body(text: str, ascii: bool = True, **more: object) -> bytes:
     call = {"model": "gpt-4o-mini-2024-07-18", "messages": [{"role": "user", "content": text}], **more}
     return json.dumps(call, ensure_ascii=ascii, separators=(",", ":")).encode()
@@ -36,13 +46,22 @@ def test_nothing_that_an_assessor_finds_is_called_clear(ascii: bool) -> None:
         assessor = made(name)
         for one in samples:
             if assessor.scan(one.text):
-                assert not every.clear(body(f'Well,\n"{one.text}"\tno', ascii)), one.text
+                suspects = asked(every, body(f'Well,\n"{one.text}"\tno', ascii))
+                assert suspects is None or name in suspects, one.text
 
 
 def test_ordinary_prose_is_clear() -> None:
     every = prefilter("secrets", "personal_data", "injection", "urls")
     text = 'It was late in the year.\nThe men sat and talked of "home", 42 of them.'
-    assert every.clear(body(text, temperature=0.2))
+    assert clear(every, body(text, temperature=0.2))
+
+
+def test_only_those_are_asked_whose_hints_occur_and_the_others_are_named() -> None:
+    every = prefilter("secrets", "personal_data", "injection", "urls")
+    found = every.suspects(body("Write to ada@example.com, please."))
+    assert found is not None
+    assert [rule.name for rule in found[0]] == ["personal_data"]
+    assert found[1] == "secrets,injection,urls"
 
 
 @pytest.mark.parametrize(
@@ -59,14 +78,14 @@ def test_ordinary_prose_is_clear() -> None:
     ],
 )
 def test_what_must_be_decoded_is(raw: bytes) -> None:
-    assert not prefilter("secrets", "injection").clear(raw)
+    assert not clear(prefilter("secrets", "injection"), raw)
 
 
 def test_one_that_gives_no_hints_is_always_asked() -> None:
     assert not Prefilter([Rule(made("language", allow=["en"]), "block", frozenset({"input"}))]).usable
     words = Rule(made("words", patterns={"x": "a+"}), "block", frozenset({"input"}))
-    assert not Prefilter([words]).clear(body("x"))
-    assert not Prefilter([]).clear(body("x"))
+    assert not clear(Prefilter([words]), body("x"))
+    assert not clear(Prefilter([]), body("x"))
 
 
 def test_random_cuts_of_samples_are_never_clear_when_they_hold_something() -> None:
@@ -76,4 +95,4 @@ def test_random_cuts_of_samples_are_never_clear_when_they_hold_something() -> No
         at = rng.randint(0, len(one.text))
         text = one.text[at:] + " " + one.text
         if secrets.scan(text):
-            assert not every.clear(body(text))
+            assert not clear(every, body(text))
