@@ -51,7 +51,7 @@ class Questions:
         if counting and not x.headers.keys().isdisjoint(counting):
             head += b"".join([b"%b:%b\n" % (name, x.headers[name]) for name in counting if name in x.headers])
         caller, tenant = x.caller, self._tenants[self.tenant(x)]
-        key = hmac.digest(tenant.secret, head + b"\0" + canonical(x.fields, UNASKED), "sha256")
+        key = tenant.mac(head + b"\0" + canonical(x.fields, UNASKED))
         return Question(tenant, key, caller.team, caller.key, x.alias)
 
     def context(self, x: Exchange, question: Question) -> tuple[bytes, str] | None:
@@ -70,7 +70,7 @@ class Questions:
             return None
         head, _ = self._known[x.endpoint, x.alias]
         same = [head, canonical(x.fields, UNASKED | {field}), msgspec.json.encode(rest)]
-        return hmac.digest(question.tenant.secret, b"context" + b"\0".join(same), "sha256"), said
+        return question.tenant.mac(b"context" + b"\0".join(same)), said
 
     def tenant(self, x: Exchange) -> str:
         """The name of those who share with this caller."""

@@ -6,7 +6,6 @@ body it is refused at any time (422).  A call that fails lets its key go: whoeve
 
 from __future__ import annotations
 
-import hmac
 import time
 from typing import Final, NamedTuple
 
@@ -42,8 +41,8 @@ class Repeats:
         if not 0 < len(word) <= LONGEST:
             raise BadCall(f"Idempotency-Key: 1 to {LONGEST} bytes are wanted.", param="Idempotency-Key")
         tenant = self._tenants[f"repeats {x.caller.team} {x.caller.key}"]
-        key = hmac.digest(tenant.secret, b"key" + word, "sha256")
-        asked = hmac.digest(tenant.secret, b"asked" + x.path.encode() + b"\0" + x.body, "sha256")
+        key = tenant.mac(b"key" + word)
+        asked = tenant.mac(b"asked" + x.path.encode() + b"\0" + x.body)
         self._refuse(key, asked)
         question = Question(tenant, key, x.caller.team, x.caller.key, x.alias)
         now: Generations | None = None
