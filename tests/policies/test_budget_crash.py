@@ -17,7 +17,7 @@ from tests.policies.test_budget import simulated
 from tests.processes import Process, serving
 from tests.running import KEY
 
-BUDGETS = {"budgets": [{"limit_usd": 1, "per": "month"}, {"limit_usd": 10, "per": "total", "hard": False}]}
+BUDGETS = {"budgets": [{"limit_usd": 1000, "per": "month"}, {"limit_usd": 10_000, "per": "total", "hard": False}]}
 
 
 @pytest.fixture(scope="module")
