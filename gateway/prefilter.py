@@ -18,16 +18,16 @@ from gateway.patterns import Hint, hinting
 
 # What must be decoded to be judged: parts of one message, media, and prompts that are written as tokens.
 _DECODED: Final = (
-    r'"type"\s*:\s*"(?:input_|output_|summary_)?text"',
+    r'"text"\s*:',
     r'"(?:image_url|input_audio|input_image|image_file|file_id|file_url|file_data|b64_json|audio|data|source)"',
     r'"data:',
-    r'"(?:prompt|input)"\s*:\s*\[\s*[\[0-9]',
+    r'"(?:prompt|input)"\s*:\s*\[',
     r'"partial_image_b64"|"result"\s*:\s*"',
 )
 # What is read by nobody, and full of digits (gateway/dialects: identifiers and enumerations).
 _SKIPPED: Final = re.compile(
-    rb'"(?:id|model|created|system_fingerprint)": ?(?:"[\w.:/-]{0,64}"|[0-9]{1,12})'
-    rb'|"usage": ?\{[^{}"]{0,64}(?:"[a-z_]{1,40}": ?(?:[0-9.]{1,16}|null|\{[^{}]{0,400}\})[, \n]{0,3}){0,30}\}'
+    rb'(?<!\\)"(?:id|model|created|system_fingerprint)": ?(?:"[\w.:/-]{0,64}"|[0-9]{1,12})'
+    rb'|(?<!\\)"usage": ?\{[^{}"]{0,64}(?:"[a-z_]{1,40}": ?(?:[0-9.]{1,16}|null|\{[^{}]{0,400}\})[, \n]{0,3}){0,30}\}'
 )
 LONGEST: Final = 65_536  # bytes that are looked at in one step
 
@@ -56,6 +56,7 @@ class Prefilter:
         if self._scan is None or len(body) > LONGEST or (self._folds and not body.isascii()):
             return None
         asked = [number for number in self._others if not self._rules[number].assessor.spares(body)]
+        body = _SKIPPED.sub(b"", body)  # before a quote inside a text looks like one of the JSON
         if b"\\" in body:
             if b"\\u" in body or b"\\\\" in body:
                 return None
@@ -63,7 +64,7 @@ class Prefilter:
             if b"\\" in body:
                 return None
         hits: list[int] = []
-        self._scan(_SKIPPED.sub(b"", body), hits)
+        self._scan(body, hits)
         owners = self._owners
         for hit in hits:
             if hit >= len(owners):

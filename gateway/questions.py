@@ -25,6 +25,7 @@ UNASKED: Final = frozenset(
     {"stream", "stream_options", "user", "safety_identifier", "metadata", "prompt_cache_key", "prompt_cache_retention",
      "model"}
 )  # fmt: skip
+_SENT: Final = frozenset({"stream", "stream_options", "model"})  # of these, what holds no text
 _NO_MATTER: Final = frozenset({b"accept", b"content-type", b"idempotency-key", b"user-agent"})
 
 
@@ -41,6 +42,7 @@ class Questions:
         self._targets = targets
         self._tenants = tenants
         self._share = share
+        self._masks = any("mask" in str(use.model_extra) for use in config.policies if use.use == "safety")
         self._groups = {team: f"group {' '.join(sorted(group))}" for group in groups for team in group}
         # By endpoint and model: how what is asked begins, and the headers that count.
         self._known: dict[tuple[str, str], tuple[bytes, tuple[bytes, ...]]] = {}
@@ -51,6 +53,9 @@ class Questions:
         if counting and not x.headers.keys().isdisjoint(counting):
             head += b"".join([b"%b:%b\n" % (name, x.headers[name]) for name in counting if name in x.headers])
         caller, tenant = x.caller, self._tenants[self.tenant(x)]
+        if self._masks:  # placeholders are numbered as the values stand in the body, all of it
+            head += b"\0".join([name.encode() for name in x.fields if name not in _SENT])
+            head += b"\0" + besides(x)
         key = tenant.mac(head + b"\0" + canonical(x.fields, UNASKED))
         return Question(tenant, key, caller.team, caller.key, x.alias)
 
@@ -90,6 +95,11 @@ class Questions:
         counting = tuple(sorted({header for header in passed if header not in _NO_MATTER}))
         known = self._known[endpoint, alias] = digest + endpoint.encode() + b"\0", counting
         return known
+
+
+def besides(x: Exchange) -> bytes:
+    """What a call says in fields that do not count as asked."""
+    return canonical({name: x.fields[name] for name in UNASKED & x.fields.keys()}, _SENT)
 
 
 def _plain(value: Any) -> Any:

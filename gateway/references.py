@@ -217,6 +217,22 @@ class References:
         if "cache" in uses and "safety" in uses[: uses.index("cache")]:
             path = ("policies", uses.index("cache"))
             self.source.report(path, "stands behind `safety`, and would keep what that has put back", "move it up")
+        elif "cache" in uses and "safety" in uses:
+            self.cached_and_judged(uses.index("cache"), listed(self.source.tree, "policies")[uses.index("safety")])
+
+    def cached_and_judged(self, at: int, safety: dict[str, Any]) -> None:
+        """The cache sees a call before `safety` has read it."""
+        cache = listed(self.source.tree, "policies")[at]
+        actions = {use.get("action", "block") for use in listed(safety, "assessors") if isinstance(use, dict)}
+        semantic = cache.get("semantic")
+        if isinstance(semantic, dict) and (actions - {"flag"} if semantic.get("model") else "mask" in actions):
+            wrong = "looks at questions before `safety` has read them, and cannot tell their placeholders apart"
+            if semantic.get("model"):
+                wrong = "would send questions to its model before `safety` has read them"
+            self.source.report(("policies", at, "semantic"), wrong, "leave it out")
+        if safety.get("beside") is True and cache.get("coalesce", True) is not False:
+            wrong = "would give others an answer that waits for those who judge its question"
+            self.source.report(("policies", at), wrong, "set coalesce: false, or leave out `beside` of safety")
 
     def replicas(self) -> None:
         """Each would count for itself, and let its full limit pass."""

@@ -25,13 +25,14 @@ from gateway import settings
 from gateway.answers import Answers, Generations, Kept, Question, Tenants
 from gateway.body import LARGE
 from gateway.dialects import Chunk
+from gateway.errors import UpstreamError
 from gateway.exchange import Exchange
 from gateway.flights import Flight, Follower, Room
 from gateway.inner import Inner
 from gateway.nearby import Asked, Nearby, Semantic
 from gateway.policy import Policy
 from gateway.problems import wrong
-from gateway.questions import Questions
+from gateway.questions import Questions, besides
 from gateway.repeats import Claim, Repeats
 from gateway.settings import Name
 from gateway.targets import Targets
@@ -218,6 +219,7 @@ class Cache(Policy[_Seat]):
     async def _follow(self, x: Exchange, flight: Flight, claim: Claim | None) -> _Seat | None:
         """None: the leader was refused, or was gone, before its first byte."""
         follower, began, seat = flight.join(), clock(), None
+        alike = besides(x) == besides(flight.leader)  # else a refusal may be about what does not count as asked
         try:
             if x.stream and flight.leader.stream:
                 if await follower.begun():
@@ -227,6 +229,9 @@ class Cache(Policy[_Seat]):
                 seat = _Seat(claim, flight.body, follower=follower)
                 self._serve(x, flight.body, "coalesced")
                 x.saved = flight.cost
+        except UpstreamError:
+            if alike:
+                raise
         finally:
             x.upstream += clock() - began
             if seat is None:

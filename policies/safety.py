@@ -232,7 +232,9 @@ class Safety(Policy[_State]):
         if state is None:
             team = self._of(x.caller.team)
             # An earlier policy answers: for a call that was judged before, perhaps by the rules of another team.
-            asked = () if x.answer is None else team.masks if self._alike else team.asked
+            # What is kept of the question must not hold what was taken out of it.
+            again = team.masks if self._alike and x.caller.content == "none" else team.asked
+            asked = () if x.answer is None else again
             if not team.rules or (x.endpoint == "embeddings" and not asked):
                 return chunk
             said = None
@@ -244,11 +246,15 @@ class Safety(Policy[_State]):
             state.said = said
             await self._ask(x, state, asked)  # masks: their placeholders are the same again
         try:
-            return await self._screen(x, state, chunk)
+            kept = await self._screen(x, state, chunk)
         except Denied:
             if self._late.pop(x, None) is not None:
+                x.body, x.fields, x.output = b"", {}, []  # what was blocked is kept nowhere
                 self._over(x, state)
             raise
+        if chunk.last and x in self._late:  # no receipt will come back
+            self._keep(x, state)
+        return kept
 
     async def _screen(self, x: Exchange, state: _State, chunk: Chunk) -> Chunk | None:
         if state.tasks:  # the answer waits for those who were asked beside the call
@@ -289,10 +295,14 @@ class Safety(Policy[_State]):
         return state.holding.waits if state is not None and state.holding is not None else None
 
     def settle(self, x: Exchange, state: _State) -> None:
+        self._keep(x, state)
+        self._over(x, state)
+
+    def _keep(self, x: Exchange, state: _State) -> None:
+        """Of an answer, what was let go."""
         holding = state.holding
         if x.output and holding is not None and (holding.changed or x.error is not None):
-            x.output = holding.said  # what was let go
-        self._over(x, state)
+            x.output = holding.said
 
     def _over(self, x: Exchange, state: _State) -> None:
         self._states.pop(x, None)

@@ -39,6 +39,7 @@ _RESULTS: Final = frozenset(
     }
 )
 _CALLS: Final = frozenset({"function_call", "custom_tool_call", "tool_use", "server_tool_use", "mcp_call"})
+_CALLED: Final = frozenset({"arguments", "input", "name"})  # of such a call
 _SYSTEM: Final = frozenset({"system", "developer"})
 _DEFINED: Final = frozenset({"tools", "functions", "response_format", "text_format"})
 _ENDS: Final = ("done", "stop", "completed", "incomplete", "failed", "delta_end")
@@ -91,12 +92,14 @@ def read_said(data: bytes) -> tuple[list[Part], list[Place] | None]:
     if isinstance(choices, list):
         for at, choice in enumerate(choices):
             if isinstance(choice, dict):
-                group: Place = ("choice", choice.get("index", at))
+                index = choice.get("index", at)
+                group: Place = ("choice", index if isinstance(index, int) else at)
                 _choice(choice, at, group, found)
                 if choice.get("finish_reason") is not None:
                     ended.append(group)
     event = said.get("type")
-    group = tuple(said.get(name, 0) for name in _GROUP) if isinstance(event, str) else ()
+    marks = (said.get(name, 0) for name in _GROUP) if isinstance(event, str) else ()
+    group = tuple(mark if isinstance(mark, int | str) else 0 for mark in marks)
     for name, value in said.items():
         if name == "choices" and isinstance(choices, list):
             continue
@@ -168,17 +171,18 @@ def _walk(value: Any, place: Place, kind: str, found: list[Part]) -> None:
             if isinstance(item, dict | list | str):
                 _walk(item, (*place, at), kind, found)
     elif isinstance(value, dict):
-        role, type_ = value.get("role"), value.get("type")
+        role, type_ = (word if isinstance(word, str) else "" for word in (value.get("role"), value.get("type")))
+        called = ""  # what its arguments are: of a call, not of a message that calls itself one
         if role in ("tool", "function") or type_ in _RESULTS:
             kind = "tool_results"
         elif role in _SYSTEM:
             kind = "instructions"
-        elif type_ in _CALLS:
-            kind = "tool_arguments"
+        elif type_ in _CALLS and not role and "content" not in value:
+            called = "tool_arguments"
         for name, inner in value.items():
             if len(name) > 16:  # a shorter one holds no secret
                 found.append(Part((*place, name, NAME), name, kind))
-            _field(name, inner, place, kind, found)
+            _field(name, inner, place, called if called and name in _CALLED else kind, found)
 
 
 def _holds_tokens(value: Any) -> bool:
@@ -217,6 +221,6 @@ def _rewritten(raw: msgspec.Raw, changes: dict[Place, str]) -> msgspec.Raw:
     for name, inner in below.items():
         assert isinstance(name, str)
         fields[name] = _rewritten(fields[name], inner)
-    if "logprobs" in fields and bytes(fields["logprobs"])[:1] == b"{":
+    if "logprobs" in fields and bytes(fields["logprobs"])[:1] in b"{[":
         fields["logprobs"] = msgspec.Raw(b"null")  # they repeat the text that was changed
     return msgspec.Raw(_encode(fields))

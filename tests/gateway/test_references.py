@@ -233,3 +233,26 @@ def test_a_cache_behind_safety_is_told_for_it_would_keep_what_was_masked() -> No
     (problem,) = told("policies: [{use: safety}, {use: cache}]")
     assert problem == "policies[1]: stands behind `safety`, and would keep what that has put back; move it up"
     assert told("policies: [{use: cache}, {use: safety}]") == []
+
+
+SEMANTIC = "{use: cache, semantic: {model: m}}"
+
+
+@pytest.mark.parametrize(
+    ("cache", "safety", "says"),
+    [
+        (SEMANTIC, "assessors: [{use: secrets, action: redact}]", "would send questions to its model before `safety`"),
+        (
+            "{use: cache, semantic: {}}",
+            "assessors: [{use: personal_data, action: mask}]",
+            "tell their placeholders apart",
+        ),
+        ("{use: cache}", "beside: true, assessors: [{use: injection}]", "waits for those who judge its question"),
+        ("{use: cache, coalesce: false}", "beside: true, assessors: [{use: injection}]", ""),
+        ("{use: cache, semantic: {}}", "assessors: [{use: secrets, action: redact}]", ""),
+        ("{use: cache}", "assessors: [{use: personal_data, action: mask}]", ""),
+    ],
+)
+def test_a_cache_that_would_go_round_safety_is_told(cache: str, safety: str, says: str) -> None:
+    problems = [one for one in told(f"policies: [{cache}, {{use: safety, {safety}}}]") if "model: no model" not in one]
+    assert [says in problem for problem in problems] == ([True] if says else [])

@@ -108,3 +108,61 @@ async def test_placeholders_in_a_kept_answer_stand_for_what_this_call_said(strea
         assert "grace@example.org" in other.text
         assert MAIL not in other.text
         assert all(MAIL not in str(asked.json) for asked in up.asked)
+
+
+@pytest.mark.parametrize(
+    "order", [["model", "temperature", "messages", "user"], ["user", "model", "temperature", "messages"]]
+)
+async def test_a_placeholder_never_stands_for_somebody_elses_value(order: list[str]) -> None:
+    """Placeholders are numbered as the values stand in a body, fields that do not count as asked among them."""
+
+    async def script(asked: Asked) -> None:
+        await asked.wire.whole(200, answer(asked.json["messages"][0]["content"]))
+
+    fields = {"model": "m", "temperature": 0, "messages": [{"role": "user", "content": "Mail bob@acme.com"}]}
+    async with both(script, {"use": "personal_data", "action": "mask"}) as (gateway, _):
+        for user in ("alice@acme.com", None, "carol@acme.com"):
+            body = {name: value for name in order if (value := {**fields, "user": user}.get(name)) is not None}
+            response = await gateway.client.post("/v1/chat/completions", json=body)
+            assert response.json()["choices"][0]["message"]["content"] == "Mail bob@acme.com"
+
+
+@pytest.mark.parametrize("action", ["redact", "block"])
+async def test_the_record_of_a_hit_holds_no_more_than_its_caller_got(action: str) -> None:
+    guests = {"teams": ["guests"]} if action == "block" else {}
+    async with scripted(telling) as up:
+        told = said(up.url, groups=SHARED)
+        told["policies"].append({"use": "safety", "assessors": [{"use": "secrets", "action": action, **guests}]})
+        for team in told["teams"].values():
+            team["content"] = "full"
+        async with running(told) as gateway:
+            await ask(gateway, f"my key is {SECRET}" if action == "redact" else "hi")
+            again = await ask(gateway, f"my key is {SECRET}" if action == "redact" else "hi", key=OTHER)
+            assert word(again) == "hit"
+            assert SECRET not in again.text
+            record = await gateway.record((await gateway.finished(2)).id)
+    assert record.content is not None
+    assert SECRET not in record.content.input
+    assert SECRET not in record.content.output
+
+
+async def test_a_refusal_about_what_does_not_count_as_asked_is_the_leaders_own() -> None:
+    come = asyncio.Event()
+
+    async def script(asked: Asked) -> None:
+        await come.wait()
+        if asked.json.get("metadata"):
+            await asked.wire.whole(400, b'{"error": {"message": "metadata: Jane Roe"}}')
+        else:
+            await telling(asked)
+
+    async with both(script, {"use": "urls", "deny": ["x.example"]}) as (gateway, up):
+        first = asyncio.create_task(ask(gateway, metadata={"patient": "Jane Roe"}))
+        await asyncio.sleep(0.2)
+        second = asyncio.create_task(ask(gateway))
+        await asyncio.sleep(0.2)
+        come.set()
+        assert (await first).status_code == 400
+        assert (await second).status_code == 200
+        assert "Jane Roe" not in (await second).text
+        assert len(up.asked) == 2
