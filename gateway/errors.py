@@ -10,6 +10,8 @@ GatewayError
 └── Broken         a defect of ours; the message names nothing of the inside       500
 """
 
+from __future__ import annotations
+
 from typing import Final
 
 # The stable words.  Applications switch on them: a word is never reused for something else.
@@ -124,6 +126,17 @@ class UpstreamError(GatewayError):
         self.said = said
         if kind:
             self.kind = kind
+
+    def veiled(self) -> UpstreamError:
+        """The same without a word of the provider's own but a code of lower-case letters."""
+        if self.code != "upstream_refused":
+            return self  # it is in our words
+        said = self.said if self.said.isascii() and self.said.replace("_", "").isalpha() and self.said.islower() else ""
+        return UpstreamError(
+            f"The provider refused the call ({self.status}). Its words are withheld, for safety assessors act here.",
+            code=self.code, status=self.status, kind=self.kind, retryable=self.retryable, free=self.free, said=said,
+            should_retry=self.should_retry,
+        )  # fmt: skip
 
 
 class Unavailable(GatewayError):

@@ -7,6 +7,7 @@ ends when its choice ends, or goes on to another kind of text (from reasoning to
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ from typing import Final, Protocol
 from gateway.dialects import NAME, Dialect, Part, Place, sse
 from gateway.patterns import Found, merged
 
+MANY: Final = 2000  # edits of a lane that are gone over in a thread
 MOST: Final = 64 * 1024 * 1024  # bytes of an answer that are held at most
 
 clock = time.monotonic
@@ -92,6 +94,7 @@ class Holding:
         self._queue: deque[_Event] = deque()
         self._lanes: dict[Place, _Lane] = {}
         self._held = 0
+        self._many = False
         self.changed = False  # something was taken out of the answer
         self.said: list[str] = []  # the texts that were let go, with the placeholders that the caller did not see
 
@@ -111,7 +114,11 @@ class Holding:
             await self._take_event(event)
         if last:
             await self._finish(list(self._lanes.values()))
-        return self._release(last)
+        return await self._leave(last)
+
+    async def _leave(self, last: bool) -> bytes:
+        """In a thread where there are many places to go over."""
+        return await asyncio.to_thread(self._release, last) if self._many else self._release(last)
 
     async def _due(self) -> bytes:
         """What may leave although nothing has arrived: what waits has waited long enough."""
@@ -139,7 +146,7 @@ class Holding:
         event = _Event(raw, b"", raw)
         self._queue.append(event)
         await self._take_parts(event, parts, None)
-        return self._release(True)
+        return await self._leave(True)
 
     async def _take_text(self, raw: bytes) -> bytes:
         """No JSON: text by itself, or lines of JSON, or what nobody here can read."""
@@ -235,6 +242,7 @@ class Holding:
         now = clock()
         due = bool(lane.since) and now - lane.since >= self._seconds
         await lane.judge.hear(piece, final, due)
+        self._many = self._many or len(lane.judge.edits) > MANY
         lane.since = 0.0 if lane.judge.settled >= lane.size else now if due or not lane.since else lane.since
 
     # ── what leaves ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -295,9 +303,13 @@ class Holding:
 
 
 def add(edits: list[Found], more: Sequence[Found]) -> None:
-    """Keeps edits in order and apart from one another."""
-    if more:
-        edits[:] = merged([*edits, *more]) if edits else merged(more)
+    """Keeps edits in order and apart from one another; what lies before the new ones is not gone over again."""
+    if not more:
+        return
+    start, at = min(one.start for one in more), len(edits)
+    while at and edits[at - 1].end > start:
+        at -= 1
+    edits[at:] = merged([*edits[at:], *more])
 
 
 def _fields_of(raw: bytes) -> bytes:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 from weakref import ref
 
-from gateway.assessor import PASSED, Assessor, Follower, ScanFollower, Scanner, Verdict, WindowFollower
+from gateway.assessor import PASSED, SLICE, Assessor, Follower, ScanFollower, Scanner, Verdict, WindowFollower
 from gateway.errors import Denied
 from gateway.escapes import Escapes
 from gateway.exchange import Assessment, Exchange
@@ -186,8 +186,12 @@ class LaneJudge:
     async def hear(self, piece: str, final: bool, due: bool) -> None:
         self._size += len(piece)
         text = piece if self._escapes is None else self._escapes.feed(piece, final)
-        for one in self._quick:
-            self._scan(one, text, final)
+        for at in range(0, len(text) or 1, SLICE):
+            whole = at + SLICE >= len(text)
+            for one in self._quick:
+                self._scan(one, text[at : at + SLICE], final and whole)
+            if not whole:
+                await asyncio.sleep(0)  # others have their turn
         if self._slow:
             asked = [self._ask(one, text, final, due) for one in self._slow if not one.dead]
             await (side_by_side(asked) if len(asked) > 1 else asked[0] if asked else _nothing())

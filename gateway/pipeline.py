@@ -261,6 +261,11 @@ class Pipeline:
 
     async def refuse(self, x: Exchange, reply: Reply, error: GatewayError) -> None:
         """Tells the caller.  A send that fails changes nothing of what must follow."""
+        if isinstance(error, UpstreamError) and any(policy.veils(x) for policy in self._screens):
+            for attempt in x.attempts:
+                if isinstance(attempt.error, UpstreamError):
+                    attempt.error = attempt.error.veiled()
+            error = error.veiled()
         x.error = error
         try:
             await reply.refuse(error)

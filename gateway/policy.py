@@ -59,5 +59,9 @@ class Policy(Generic[Receipt]):
         """Seconds after which `screen` is asked again, with an empty chunk, if nothing comes; None: it need not be."""
         return None
 
+    def veils(self, x: Exchange) -> bool:
+        """Must a provider's own words, by which it refuses a call, be kept from this caller?"""
+        return False
+
     def settle(self, x: Exchange, receipt: Receipt) -> None:
         """When the request, or the attempt, is over.  Reports; never awaits, so that nothing can interrupt it."""

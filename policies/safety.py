@@ -12,7 +12,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, TypeVar
 from weakref import WeakKeyDictionary
 
 import msgspec
@@ -36,12 +36,14 @@ from gateway.texts import Joined, Texts
 log = logging.getLogger("gateway")
 clock = time.perf_counter_ns
 
+_MANY: Final = 2000  # places in a text that are gone over in a thread
 _LARGE: Final = 262_144  # bytes of a body that are read in a thread
 _ASKED: Final = frozenset(STAGES) - {"output"}
 _SAID: Final = frozenset({"output", "tool_arguments"})
 _FUNCTION: Final = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
 _HEADER: Final = b"x-tollkeeper-safety"
 
+T = TypeVar("T")
 Stage = Literal["instructions", "input", "tool_definitions", "tool_arguments", "tool_results", "output"]
 
 
@@ -190,27 +192,33 @@ class Safety(Policy[_State]):
         if waiting:
             await side_by_side(waiting)
         if edits:
-            self._rewrite(x, state, texts, edits)
+            body, fields, call = await _off_loop(len(edits), self._rewritten, x, state, texts, edits)
+            x.rewrite(body, fields, call)
 
     async def _judge(self, state: _State, rule: Rule, stage: str, text: Joined, edits: list[Found]) -> None:
         spans = await state.panel.ask(rule, stage, rule.assessor.asked(state.panel.exchange(), text.text, stage))
         if not spans:
             return
+        edits += await _off_loop(len(spans), self._placed, state, rule, text, spans)
+
+    def _placed(self, state: _State, rule: Rule, text: Joined, spans: Sequence[Found]) -> Sequence[Found]:
         if rule.action == "mask":
             if state.masking is None:
                 state.masking = Masking([text.text])
             mask, whole = state.masking.placeholder, text.text
             spans = [one._replace(replacement=mask(one.label, whole[one.start : one.end])) for one in spans]
-        edits += text.placed([replaced(one, rule.replacement) for one in spans])
+        return text.placed([replaced(one, rule.replacement) for one in spans])
 
-    def _rewrite(self, x: Exchange, state: _State, texts: Texts, edits: list[Found]) -> None:
+    def _rewritten(
+        self, x: Exchange, state: _State, texts: Texts, edits: Sequence[Found]
+    ) -> tuple[bytes, dict[str, msgspec.Raw], Any]:
+        """What is asked in its place: as bytes, as fields, as a call."""
         changes = texts.changed(edits)
         if any(place[-1:] == (NAME,) for place in changes):
             raise refused(state.panel.rules[0].name, "input")  # a field's name cannot be taken out
         body = x.dialect.write_texts(x.body, changes)
         fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-        call = msgspec.json.decode(body, type=type(x.call)) if x.call is not None else None
-        x.rewrite(body, fields, call)
+        return body, fields, msgspec.json.decode(body, type=type(x.call)) if x.call is not None else None
 
     def _not_judged(self, panel: Panel, rules: Sequence[Rule], stage: str, what: str) -> None:
         """Raises Denied where somebody should have read what nobody here can."""
@@ -289,6 +297,10 @@ class Safety(Policy[_State]):
             self._not_judged(panel, rules, "output", what)
 
         return Holding(x.dialect, x.stream, judge, unjudged, self._said.hold_seconds)
+
+    def veils(self, x: Exchange) -> bool:
+        """Its words may repeat what was asked, and are judged by nobody."""
+        return any(rule.action != "flag" for rule in self._of(x.caller.team).rules)
 
     def patience(self, x: Exchange) -> float | None:
         state = self._states.get(x) or self._late.get(x)
@@ -371,6 +383,11 @@ def _suspects(x: Exchange, rules: Sequence[Rule], prefilter: Prefilter, stage: s
     if passed:
         x.assessments.append(Assessment(passed, stage, "passed", took=clock() - began))
     return asked
+
+
+async def _off_loop(places: int, work: Callable[..., T], *given: Any) -> T:
+    """In a thread where there are many places to go over."""
+    return await asyncio.to_thread(work, *given) if places > _MANY else work(*given)
 
 
 async def _all(tasks: Sequence[asyncio.Task[None]]) -> None:
