@@ -77,7 +77,7 @@ PLANTED = {
     "a free model that an empty budget stops": Defect(_BUDGET, "if rate is not None and rate.free:", "if False:", "policies/test_budget_paths.py::test_a_model_that_costs_nothing_answers_although_a_budget_is_exhausted"),  # noqa: E501
     "users who share one budget": Defect(_BUDGET, 'word = "" if scope.word is None else f" {scope.word}"', 'word = ""', _T_BUDGET + "a_user_who_has_spent_all_does_not_stop_another"),  # noqa: E501
     "a refusal of the provider that is charged": Defect(_BUDGET, "if not attempt.sent or attempt.free:", "if not attempt.sent:", _T_BUDGET + "the_ledger_equals_the_providers_bill_to_the_nano_dollar"),  # noqa: E501
-    "an answer that broke off and is charged nothing": Defect(_BUDGET, "self._books.report(hold, hold.amount, estimated=True)", "self._books.report(hold, None)", "policies/test_budget_crash.py::test_after_kills_under_traffic_every_nano_dollar_is_explained"),  # noqa: E501
+    "an answer that broke off and is charged nothing": Defect(_BUDGET, "self._books.report(hold, hold.amount, estimated=True)", "self._books.report(hold, None)", _T_BUDGET + "an_outage_of_a_provider_that_bills_no_failures_eats_no_budget"),  # noqa: E501
     "a lowered cap that is told and not set": Defect(_BUDGET, "attempt.cap = most.cap", "pass", _T_BUDGET + "shrinking_lowers_the_calls_own_cap_and_tells_the_caller"),  # noqa: E501
     # limits of rates
     "a refused call that keeps what it took": Defect(_LIMIT, "used = [0 if isinstance(x.error, Denied) and not _sent(x) else 1]", "used = [1]", _T_LIMIT + "a_call_that_a_later_policy_refuses_gives_all_of_it_back"),  # noqa: E501
