@@ -32,7 +32,6 @@ from redis.exceptions import TimeoutError as Late
 from gateway.counters import Charge, Counters, Refusal, Taken
 from gateway.valkey import ANSWER, AWAY, PREFIX, PROBE, connect
 
-PATIENCE: Final = 0.3  # seconds a request waits for the server, with everything
 KEEP: Final = 15.0  # seconds between two renewals of leases; they end after 45 (take.lua)
 FORGET: Final = 25.0  # seconds after which a call that was not answered is not asked again: its record ends after 30
 LINGER: Final = 0.002  # seconds what is given back waits for a call that carries it
@@ -81,12 +80,14 @@ class ValkeyCounters:
         """url: valkey://host:6379/0, redis:// the same, valkeys:// or rediss:// with TLS.
 
         fallback: counts while the server is away.  replicas: gateways that share the server; each then holds
-        limit / replicas, and at least 1.  patience: seconds the server has for connecting, and for each answer.
+        limit / replicas, and at least 1.  patience: seconds the server has for connecting, and for each answer; a
+        request waits three times as long, with everything.
         """
         self.degraded = False
         self._fallback = fallback
         self._replicas = max(1, replicas)
         self._redis = connect(url, connections, patience)
+        self._patience = 3 * patience
         self._name = os.urandom(9).hex()
         self._number = itertools.count()
         self._given: deque[_Given] = deque()
@@ -106,7 +107,7 @@ class ValkeyCounters:
         task = asyncio.current_task()
         cancels = task.cancelling() if task is not None else 0
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(self._patience):
                 answer = await self._send(call)
             if task is not None and task.cancelling() > cancels:
                 raise asyncio.CancelledError  # redis-py swallowed it

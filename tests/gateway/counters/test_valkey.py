@@ -22,12 +22,14 @@ from gateway.counters import Charge, Counters, Refusal, Taken
 from gateway.counters import valkey as module
 from gateway.counters.memory import MemoryCounters
 from gateway.counters.valkey import ValkeyCounters
+from gateway.valkey import ANSWER
 from tests.valkeys import Valkey, valkey
 
 pytestmark = pytest.mark.serial  # a server that answers late is left alone, as it should be
 
 ONE = Charge("a", 1, 30, 60.0)
 RUNNING = Charge("r", 1, 6, 0)
+LATE = 5.0  # seconds, where lateness is not what is told
 
 
 @pytest.fixture
@@ -37,8 +39,8 @@ def server() -> Iterator[Valkey]:
 
 
 @asynccontextmanager
-async def replicas(url: str, count: int = 3) -> AsyncIterator[list[ValkeyCounters]]:
-    made = [ValkeyCounters(url, MemoryCounters(), count) for _ in range(count)]
+async def replicas(url: str, count: int = 3, patience: float = ANSWER) -> AsyncIterator[list[ValkeyCounters]]:
+    made = [ValkeyCounters(url, MemoryCounters(), count, patience=patience) for _ in range(count)]
     try:
         yield made
     finally:
@@ -71,11 +73,20 @@ async def eventually_free(counters: Counters, charge: Charge) -> None:
 
 
 async def test_three_replicas_hold_one_limit_together(server: Valkey) -> None:
-    async with replicas(server.url) as three:
+    async with replicas(server.url, patience=LATE) as three:
         found = await asyncio.gather(*(granted(one, ONE, 30) for one in three))
         running = await asyncio.gather(*(granted(one, RUNNING, 4) for one in three))
     assert (sum(found), sum(running)) == (30, 6)
     assert min(found) > 0
+
+
+async def test_a_server_is_given_the_time_that_was_said(server: Valkey) -> None:
+    async with replicas(server.url, 1, patience=LATE) as (counters,):
+        server.freeze()
+        asyncio.get_running_loop().call_later(0.6, server.thaw)
+        found = await counters.take([ONE])
+        assert isinstance(found, Taken)
+        assert not counters.degraded
 
 
 async def test_a_server_absent_at_start_leaves_each_replica_its_share_until_it_comes(server: Valkey) -> None:
@@ -134,7 +145,7 @@ async def test_fifty_requests_at_the_moment_of_freezing_all_go_on_within_half_a_
 
 
 async def test_a_killed_server_costs_no_request_and_what_it_forgot_starts_anew(server: Valkey) -> None:
-    async with replicas(server.url) as (counters, *_):
+    async with replicas(server.url, patience=LATE) as (counters, *_):
         assert await granted(counters, ONE, 40) == 30
         server.kill()
         began = time.perf_counter()
@@ -160,7 +171,7 @@ async def test_emptying_the_server_restarts_the_limits_and_breaks_nothing(
     server: Valkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "KEEP", 0.2)
-    async with replicas(server.url, 1) as (counters,):
+    async with replicas(server.url, 1, patience=LATE) as (counters,):
         held = await counters.take([ONE._replace(amount=30), RUNNING._replace(limit=1)])
         assert isinstance(held, Taken)
         assert server.say("FLUSHALL") == server.say("SCRIPT", "FLUSH") == "+OK"
@@ -303,7 +314,7 @@ async def test_leases_are_kept_while_a_call_runs_and_end_within_a_minute_when_no
     server: Valkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "KEEP", 0.1)
-    async with replicas(server.url, 1) as (counters,):
+    async with replicas(server.url, 1, patience=LATE) as (counters,):
         assert isinstance(await counters.take([RUNNING._replace(limit=1)]), Taken)
         life = int(server.say("PTTL", "{tollkeeper}:r").removeprefix(":"))
         assert 40_000 < life <= 45_000
@@ -319,6 +330,7 @@ import asyncio, sys
 from gateway.counters import Charge
 from gateway.counters.memory import MemoryCounters
 from gateway.counters.valkey import ValkeyCounters
+from gateway.valkey import ANSWER
 async def hold():
     counters = ValkeyCounters(sys.argv[1], MemoryCounters())
     print(type(await counters.take([Charge("r", 1, 1, 0)])).__name__, flush=True)
@@ -332,7 +344,7 @@ async def test_the_places_of_a_replica_that_was_killed_are_free_within_60_second
     root = str(Path(__file__).parents[3])
     holder = subprocess.Popen([sys.executable, "-c", HOLDER, server.url], cwd=root, stdout=subprocess.PIPE)
     assert holder.stdout is not None
-    async with replicas(server.url, 1) as (counters,):
+    async with replicas(server.url, 1, patience=LATE) as (counters,):
         try:
             assert holder.stdout.readline() == b"Taken\n"
             await asyncio.sleep(50)  # longer than a lease: it is kept
@@ -349,7 +361,7 @@ async def test_the_places_of_a_replica_that_was_killed_are_free_within_60_second
 
 
 async def test_closing_tells_the_server_what_was_given_back(server: Valkey) -> None:
-    async with replicas(server.url, 2) as (one, other):
+    async with replicas(server.url, 2, patience=LATE) as (one, other):
         held = await one.take([ONE._replace(amount=30), RUNNING])
         assert isinstance(held, Taken)
         one.give_back(held, [3, 0])
@@ -374,7 +386,7 @@ async def test_closing_ends_at_once_whatever_is_being_told_to_the_server(
 
 
 async def test_every_key_has_one_hash_tag_and_ends_by_itself(server: Valkey) -> None:
-    async with replicas(server.url, 1) as (counters,):
+    async with replicas(server.url, 1, patience=LATE) as (counters,):
         await counters.take([ONE, Charge("d", 5, 9, 86_400.0), RUNNING])
         assert server.say("DBSIZE") == ":4"  # three, and the record of the call
         for key, life in {"a": 62_000, "d": 89_280_000, "r": 45_000}.items():
@@ -384,7 +396,7 @@ async def test_every_key_has_one_hash_tag_and_ends_by_itself(server: Valkey) -> 
 @pytest.mark.serial
 async def test_three_charges_are_taken_in_a_millisecond(server: Valkey) -> None:
     charges = [Charge("t", 1, 10**9, 60.0), Charge("k", 900, 10**12, 60.0), Charge("r", 1, 10**6, 0)]
-    async with replicas(server.url, 1) as (counters,):
+    async with replicas(server.url, 1, patience=LATE) as (counters,):
         took = []
         for _ in range(1_000):
             began = time.perf_counter()
