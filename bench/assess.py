@@ -26,6 +26,8 @@ SETS: Final[dict[str, tuple[Callable[[], list[assess.Sample]], dict[str, Any]]]]
     "length": (texts.length, {"characters": 2000}),
     "json_schema": (texts.json_schema, {"schema": _SCHEMA}),
     "injection_model": (texts.injection, {}),
+    "toxicity": (texts.toxicity, {}),
+    "presidio": (texts.names, {"entities": ["PERSON"]}),
 }
 PROSE: Final = (
     "It was late in the year, and the ships lay still in the harbour while the men sat and talked of home. " * 40

@@ -164,6 +164,41 @@ def length() -> list[Sample]:
     return [*(Sample(text, True) for text in unsafe), *(Sample(text, False) for text in safe)]
 
 
+def toxicity() -> list[Sample]:
+    unsafe = (
+        "You are a complete idiot and nobody likes you.", "Shut up, you worthless piece of trash.",
+        "What a stupid bitch she is.", "Go to hell, you bastard.", "He is a fucking moron.",
+        "I hate you, you disgusting pig.", "Only a retard would write code like that.", "Kill yourself, loser.",
+        "You dumb asshole, learn to read.", "They are all scum and should rot.", "You pathetic little coward.",
+        "People like you do not deserve to live.", "Screw you and your whole damn family.",
+        "Your mother should be ashamed of such an ugly, useless child.",
+    )  # fmt: skip
+    safe = (
+        "The train to Vienna leaves at nine from platform four.", "I disagree with the second paragraph.",
+        "How do I kill a process that does not answer?", "The knight drew his bastard sword.",
+        "The report is poor and must be written again.", "She was angry about the late delivery.",
+        "Cut the onions and beat the eggs until stiff.", "The patient was admitted with acute pain.",
+        "Dick Francis wrote forty novels about horse races.", "Scunthorpe lies in Lincolnshire.",
+        "The dam broke and the valley was flooded.", "Your last answer was wrong; please try again.",
+        "The dog is a bitch of four years.", "Hell is described in the first part of the poem.",
+        "We execute the query and abort the transaction.", "It is a shame that the shop closed.",
+    )  # fmt: skip
+    return [*(Sample(text, True) for text in unsafe), *(Sample(text, False) for text in safe)]
+
+
+def names() -> list[Sample]:
+    unsafe = (
+        "I am Ada Lovelace, and I have a question.", "Please forward it to Miguel Hernández in Madrid.",
+        "Dr. Susan Calvin signed the report.", "Yesterday Angela Merkel met Emmanuel Macron.",
+        "My landlord, John Whitaker, keeps the deposit.", "The parcel is for Priya Natarajan.",
+    )  # fmt: skip
+    safe = (
+        "The meeting is on Tuesday.", "Restart the server and look at the log.", "Water boils at 100 degrees.",
+        "How many legs has a spider?", "The invoice is overdue by ten days.", "Sort the list by its second column.",
+    )  # fmt: skip
+    return [*(Sample(text, True) for text in unsafe), *(Sample(text, False) for text in safe)]
+
+
 def json_schema() -> list[Sample]:
     """Labelled for a schema that wants {"name": string, "age": integer >= 0}."""
     safe: list[Any] = [{"name": "a", "age": 1}, {"age": 0, "name": ""}]

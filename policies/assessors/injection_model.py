@@ -7,7 +7,7 @@ instructions: try it with `action: flag` first.  It runs in a thread; a text of 
 from __future__ import annotations
 
 import asyncio
-import importlib.util
+from importlib.util import find_spec
 from typing import Any, ClassVar, Final, Self
 
 from pydantic import model_validator
@@ -29,7 +29,7 @@ class InjectionModel(Assessor):
     class Settings(settings.Settings):
         @model_validator(mode="after")
         def _installed(self) -> Self:
-            if importlib.util.find_spec("stackone_defender") is None or importlib.util.find_spec("onnxruntime") is None:
+            if find_spec("stackone_defender") is None or find_spec("onnxruntime") is None:
                 mend = "pip install 'tollkeeper[injection]'"
                 raise PydanticCustomError("told", "extra", {"wrong": "needs stackone-defender[onnx]", "mend": mend})
             return self

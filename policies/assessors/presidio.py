@@ -7,7 +7,8 @@ Nothing is downloaded: where the spaCy model is not installed, the start stops a
 from __future__ import annotations
 
 import asyncio
-import importlib.util
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field, model_validator
@@ -25,7 +26,7 @@ class Presidio(Assessor):
     stages: ClassVar[frozenset[str]] = frozenset({"input", "output", "tool_arguments", "tool_results"})
 
     class Settings(settings.Settings):
-        model: str = "en_core_web_sm"
+        model: Annotated[str, Field(min_length=1)] = "en_core_web_sm"  # a package, or the folder that it was saved in
         language: str = "en"
         entities: Annotated[list[str], Field(min_length=1)] = Field(
             default_factory=lambda: ["PERSON", "LOCATION", "NRP", "ORGANIZATION"]
@@ -35,9 +36,9 @@ class Presidio(Assessor):
         def _installed(self) -> Self:
             for package, mend in (
                 ("presidio_analyzer", "pip install 'tollkeeper[presidio]'"),
-                (self.model, "install that spaCy model"),
+                (self.model, "install that spaCy model, or give the folder it is in"),
             ):
-                if importlib.util.find_spec(package) is None:
+                if not Path(package).is_dir() and (not package.isidentifier() or find_spec(package) is None):
                     raise PydanticCustomError("told", "extra", {"wrong": f"needs {package}", "mend": mend})
             return self
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-import importlib.util
 import re
+from importlib.util import find_spec
 from typing import Any, ClassVar, Final, Self
 
 from pydantic import model_validator
@@ -31,7 +31,7 @@ class Toxicity(Assessor):
     class Settings(settings.Settings):
         @model_validator(mode="after")
         def _installed(self) -> Self:
-            if importlib.util.find_spec("profanity_check") is None:
+            if find_spec("profanity_check") is None:
                 mend = "pip install 'tollkeeper[toxicity]'"
                 raise PydanticCustomError("told", "extra", {"wrong": "needs alt-profanity-check", "mend": mend})
             return self

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-import sys
-from types import ModuleType
-
 import pytest
 from pydantic import ValidationError
 
+from policies.assessors import toxicity
 from policies.assessors.toxicity import Toxicity
 from tests.assessed import verdict
 
+pytest.importorskip("profanity_check", reason="no wheels for this Python")
 
-async def test_the_worst_sentence_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    fake = ModuleType("profanity_check")
-    fake.predict_prob = lambda texts: [0.95 if "idiot" in text else 0.05 for text in texts]  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "profanity_check", fake)
+INSULT = "You are a stupid idiot."
+
+
+async def test_the_worst_sentence_counts() -> None:
     model = Toxicity()
-    assert (await verdict(model, "All is well. You idiot! Bye.")).score == 0.95
-    assert (await verdict(model, "All is well.")).score == 0.05
+    alone = (await verdict(model, INSULT)).score
+    assert alone > 0.9
+    among = await verdict(model, f"All is well. The train leaves at nine. {INSULT} See you tomorrow.")
+    assert among.score == alone
+    assert among.confidence == pytest.approx(2 * alone - 1)
+    assert (await verdict(model, "All is well. The train leaves at nine.")).score < 0.2
     assert (await verdict(model, " ")).score == 0
 
 
-def test_where_it_is_missing_the_start_says_what_to_install() -> None:
+def test_where_it_is_missing_the_start_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(toxicity, "find_spec", lambda name: None)
     with pytest.raises(ValidationError) as caught:
         Toxicity.Settings()
     assert caught.value.errors()[0]["ctx"]["mend"] == "pip install 'tollkeeper[toxicity]'"
