@@ -28,6 +28,16 @@ READY_SECONDS = 15.0
 MODELS = {"small": "sim-small", "large": "sim-large", "reason": "sim-reason", "embed": "sim-embed"}
 
 
+_RULES: dict[str, Any] = {
+    "assessors": [
+        {"use": "secrets", "action": "redact"},
+        {"use": "personal_data", "action": "mask"},
+        {"use": "injection", "action": "block"},
+    ],
+    "unjudged": "allow",  # speech and pictures, which nobody here can read
+}
+
+
 class Upstream(Protocol):
     """A provider in a process of its own."""
 
@@ -95,7 +105,7 @@ class Failed(Exception):
 
 
 def _config(provider: str, folder: str, admin_key: str) -> dict[str, Any]:
-    """As an operator would write it: two providers (the second takes over), four models, three teams."""
+    """As an operator would write it: two providers (the second takes over), four models, three teams, all policies."""
     base = f"{provider}/v1"
     models: dict[str, Any] = {
         name: {"targets": [{"provider": "sim", "model": model}], "price": _price(model)}
@@ -109,7 +119,12 @@ def _config(provider: str, folder: str, admin_key: str) -> dict[str, Any]:
     teams: dict[str, Any] = {
         team: {"provider": "sim", "keys": [{"name": "demo", "key": key}]} for team, key in traffic.TEAMS.items()
     }
+    for team in teams.values():
+        team["budgets"] = [{"limit_usd": 25, "per": "day"}]
+        team["limits"] = {"requests_per_minute": 6000}
     teams["support"]["models"] = ["small", "large", "embed"]
+    poor = {"name": "poor", "key": traffic.POOR, "budgets": [{"limit_usd": "0.00001", "per": "day"}]}
+    teams["support"]["keys"].append(poor)
     return {
         "server": {"admin_key": admin_key},
         "store": f"sqlite:///{folder}/tollkeeper.db",
@@ -125,6 +140,8 @@ def _config(provider: str, folder: str, admin_key: str) -> dict[str, Any]:
         },
         "models": models,
         "teams": teams,
+        "policies": [{"use": name} for name in ("access", "rate_limit", "cache", "budget")]
+        + [{"use": "safety", **_RULES}],
     }
 
 
@@ -210,10 +227,17 @@ def _summary(url: str, admin_key: str, tally: traffic.Tally, provider: str, loca
         f'-d \'{{"model": "{model}", "messages": [{{"role": "user", "content": "Hello"}}]}}\'',
     ]
     if not local:
+        again, masked = tally.ids.get("asked again, streamed"), tally.ids.get("a customer's address")
+        lines.append(f"  others     of an answer from the cache: {again}; of a masked address: {masked}")
+        codes = tally.codes
+        lines += [
+            "",
+            f"  {tally.cached} answers came from the cache; the provider was not called for "
+            f"{codes['budget_exhausted']} calls over a budget and {codes['blocked_by_safety']} that safety blocked.",
+        ]
         money = compare(url, admin_key, provider)
         verdict = "equal to the nano-dollar" if money.billed == money.recorded else "DIFFERENT: please report this"
         lines += [
-            "",
             f"  The provider billed {_usd(money.billed)} USD; the gateway recorded {_usd(money.recorded)} USD over "
             f"{money.requests} requests: {verdict}.",
             f"  Besides, {_usd(money.estimated)} USD are estimates for answers that broke off.",

@@ -88,6 +88,27 @@ def test_every_kind_of_trouble_was_in_the_traffic(demo: tuple[subprocess.Popen[s
     assert re.search(r"^tollkeeper_client_disconnects_total [1-9]", metrics, re.MULTILINE)
 
 
+def test_the_cache_a_budget_and_safety_have_kept_calls_from_the_provider(
+    demo: tuple[subprocess.Popen[str], str],
+) -> None:
+    said = re.search(
+        r"(\d+) answers came from the cache; .* for (\d+) calls over a budget and (\d+) that safety", demo[1]
+    )
+    assert said is not None, demo[1]
+    assert min(map(int, said.groups())) > 0
+    hit, masked = re.findall(r"req_[0-9a-f]+", next(line for line in demo[1].splitlines() if "from the cache:" in line))
+    key, url = re.search(r"TOLLKEEPER_ADMIN_KEY=(\S+)", demo[1]), re.search(r"Gateway on (\S+),", demo[1])
+    assert key is not None
+    assert url is not None
+    for id, sign in ((hit, "cache"), (masked, "masked")):
+        command = [sys.executable, "-m", "gateway", "explain", "--url", url[1], id, "--admin-key", key[1]]
+        done = subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, timeout=30, env=environment(), check=True
+        )
+        assert sign in done.stdout
+        assert "ada@example.com" not in done.stdout
+
+
 def test_a_taken_port_ends_the_demo_with_the_reason() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

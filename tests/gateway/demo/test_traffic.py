@@ -31,5 +31,7 @@ async def test_each_outcome_is_counted_once() -> None:
     assert tally.sent == 60 == tally.answered + tally.refused + tally.broken + tally.hung_up
     assert tally.refused > 0
     assert tally.answered > 0
+    assert tally.codes.total() == tally.refused
+    assert tally.cached == 0
     assert len(steps) == 60
     assert tally.ids["unary"].startswith("req_")
