@@ -21,7 +21,7 @@ Generations = tuple[int, int, int, int]  # of: all, the model, the team, the key
 OVERHEAD: Final = 700  # bytes of memory that an entry takes beside its answer
 STRIPPED: Final = 64 * 1024  # bytes of a body up to which blanks are taken out: beyond, only their absence differs
 _TENANTS: Final = 10_000  # whose secrets are kept: users' names are the callers' own
-_SEAL: Final = 32  # bytes
+_SEAL: Final = 32  # bytes of a MAC, or of a digest of what is asked
 _BLANKS: Final = re.compile(rb'("(?:[^"\\]++|\\.)*+")|[ \t\r\n]++')
 _encode = msgspec.json.Encoder().encode
 
@@ -92,6 +92,16 @@ class Store(Protocol):
     def put(self, question: Question, kept: Kept) -> None:
         """Never awaits.  Replaces what is there."""
 
+    async def claim(self, question: Question, asked: bytes) -> bytes | None:
+        """Takes the right to answer this question, until `release`.  Not None: what its holder asked, who has it.
+
+        asked: a digest, 32 bytes.  Of all gateways that share the store one gets it; while the store cannot be asked,
+        one of the calls of each gateway.  A holder that is gone loses it.
+        """
+
+    def release(self, question: Question) -> None:
+        """By who has claimed it.  Never awaits.  What was put before is found by whoever claims it next."""
+
     async def forget(self, what: str) -> bool:
         """Begins the next generation of `what` (see `mark`).  False: the store cannot be asked now."""
 
@@ -158,6 +168,20 @@ def unseal(question: Question, data: bytes) -> Kept | None:
         return _unpack(body)
     except msgspec.DecodeError:
         return None  # sealed by another version
+
+
+def seal_claim(question: Question, owner: bytes, asked: bytes) -> bytes:
+    """A claim as it lies in such a store.  owner: another for each gateway."""
+    body = asked + owner
+    return question.tenant.mac(b"claim" + question.key + body) + body
+
+
+def claimed(question: Question, data: bytes) -> bytes | None:
+    """What the holder of a claim asked; None where it is not what one of this tenant put there."""
+    body = data[_SEAL:]
+    if not hmac.compare_digest(question.tenant.mac(b"claim" + question.key + body), data[:_SEAL]):
+        return None
+    return body[:_SEAL]
 
 
 _pack = msgspec.msgpack.Encoder().encode
