@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
@@ -46,6 +46,7 @@ from gateway.store.directory import (
 T = TypeVar("T")
 
 POLL_SECONDS: Final = 1.0
+ROWS: Final = 100  # of the log that are read at once
 TRIES: Final = 50  # how often a change is decided anew because somebody else was faster
 NARROW: Final[Mapping[Content, int]] = {"none": 0, "redacted": 1, "full": 2}
 
@@ -182,10 +183,12 @@ class Roster:
         self.directory = directory
         self.snapshot = Snapshot()
         self.tokens: Mapping[bytes, KnownToken] = {}
+        self.forget: Callable[[str], Awaitable[None]] | None = None  # called for each row of the log that says so
         self._keys = keys
         self._hidden: Sequence[str] = ()
         self._lock = asyncio.Lock()
         self._away = False
+        self._begun = False  # the log of before is nothing to forget
 
     def token(self, presented: bytes) -> KnownToken | None:
         return self.tokens.get(self.pepper.token(presented))
@@ -265,6 +268,7 @@ class Roster:
         changes = await self.directory.read(known.revision)
         if changes.revision < known.revision:  # an older copy of the file was put in its place
             known, changes = Snapshot(), await self.directory.read(0)
+        await self._hear(known.revision, changes.revision)
         declared = self.config.teams
         snapshot = known.after(changes)
         view = await asyncio.to_thread(build, declared, snapshot)
@@ -273,7 +277,16 @@ class Roster:
         for what in view.hidden:
             if what not in self._hidden:
                 log.warning("config.yaml declares the %s, which was also created: what config.yaml says holds", what)
-        self._hidden = view.hidden
+        self._hidden, self._begun = view.hidden, True
+
+    async def _hear(self, since: int, until: int) -> None:
+        """What was forgotten after revision `since`, here or at another gateway."""
+        while self._begun and self.forget is not None and until > since:
+            rows = await self.directory.audit(until + 1, min(until - since, ROWS))
+            for row in rows:
+                if row.action == "forget" and row.seq > since:
+                    await self.forget(row.object)
+            until = rows[-1].seq - 1 if rows else since
 
 
 def _team(team: Team) -> settings.Team:

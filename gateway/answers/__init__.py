@@ -75,8 +75,12 @@ class Found(NamedTuple):
 
 
 class Store(Protocol):
-    """Never raises, never makes a request wait for long: what cannot be asked or written is a miss."""
+    """Never raises, never makes a request wait for long: what cannot be asked or written is a miss.
 
+    shared: other gateways use it too.
+    """
+
+    shared: bool
     defects: int  # entries that were altered, or put in another's place: each is an alarm
     lost: int  # entries that could not be written
 
@@ -109,6 +113,7 @@ class Store(Protocol):
 
 
 ALL: Final = "all"
+NOTED: Final = "answers of "  # the log of changes says so before the mark of what was forgotten
 NEAR: Final = ("hit", "shadow", "refused", "far", "gone", "failed")
 
 
@@ -205,6 +210,12 @@ class Answers:
     async def forget(self, what: str) -> bool:
         """False: a store could not be asked; ask again."""
         return all([await store.forget(what) for store in self.stores])
+
+    async def hear(self, noted: str) -> None:
+        """Of something that was forgotten at one of the gateways: a store that they share knows of it already."""
+        for store in self.stores:
+            if not store.shared:
+                await store.forget(noted.removeprefix(NOTED))
 
     async def aclose(self) -> None:
         for store in self.stores:

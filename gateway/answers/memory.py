@@ -12,6 +12,8 @@ from gateway.answers import OVERHEAD, Found, Generations, Kept, Question, marks
 class MemoryStore:
     """Belongs to one event loop.  An entry that is out of date takes its room until it is asked for, or pushed out."""
 
+    shared = False
+
     def __init__(self, limit: int) -> None:
         """limit: bytes, with everything."""
         self.defects = 0

@@ -47,6 +47,8 @@ log = logging.getLogger("gateway")
 class ValkeyStore:
     """Belongs to one event loop; nothing runs before it is first used."""
 
+    shared = True
+
     def __init__(self, url: str, patience: float = ANSWER, connections: int = 64) -> None:
         """patience: seconds the server has for each answer."""
         self.away = False
