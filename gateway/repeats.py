@@ -40,8 +40,9 @@ class Repeats:
         """
         if not 0 < len(word) <= LONGEST:
             raise BadCall(f"Idempotency-Key: 1 to {LONGEST} bytes are wanted.", param="Idempotency-Key")
-        tenant = self._tenants[f"repeats {x.caller.team} {x.caller.key}"]
-        question = Question(tenant, tenant.mac(b"key" + word), x.caller.team, x.caller.key, x.alias)
+        caller = x.caller
+        tenant = self._tenants[f"repeats {caller.team} {caller.born} {caller.key} {caller.id}"]
+        question = Question(tenant, tenant.mac(b"key" + word), caller.team, caller.key, x.alias)
         asked = tenant.mac(b"asked" + x.path.encode() + b"\0" + x.body)
         kept, _ = await self._saved(question, asked, keep)
         if kept is None:
