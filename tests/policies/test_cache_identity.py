@@ -103,6 +103,7 @@ async def test_nor_its_saved_answers(place: str, server: Valkey) -> None:
 
 
 async def test_nor_what_lies_near(server: Valkey) -> None:
+    pytest.importorskip("wordllama")
     async with cached("memory", server, semantic={"shadow": False}) as (gateway, up):
         old = await team(gateway)
         asked = ["How do I reset my password?", "How can I reset my password, please?"]
