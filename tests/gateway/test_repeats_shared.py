@@ -12,13 +12,14 @@ from typing import Any
 
 import httpx2
 import pytest
+from openai import AsyncOpenAI
 from redis import Redis
 
 from gateway.answers import valkey as stores
 from tests.gateway.test_repeats import ask, key
 from tests.policies.test_cache_shared import settings
 from tests.processes import serving
-from tests.running import Running, running
+from tests.running import KEY, Running, running
 from tests.scripted import Asked, Scripted, plain, scripted
 from tests.valkeys import Valkey, valkey
 
@@ -123,6 +124,23 @@ async def test_of_sixty_at_once_to_three_gateways_one_is_sent_and_nobody_who_com
         assert {one.content for one in again} == {next(one.content for one in found if one.status_code == 200)}
         more = await asyncio.gather(*(ask(gateways[number % 3], "word") for number in range(60)))
         assert {one.status_code for one in more} == {200}  # those who get a saved answer are in nobody's way
+        assert len(up.asked) == 1
+
+
+async def test_the_sdk_asks_again_by_itself_and_gets_the_answer_whichever_gateway_it_meets(server: Valkey) -> None:
+    async def slow(asked: Asked) -> None:
+        await asyncio.sleep(0.5)
+        await plain(asked)
+
+    async def create(gateway: Running) -> Any:
+        async with AsyncOpenAI(base_url=f"{gateway.url}/v1", api_key=KEY, max_retries=3, timeout=10) as client:
+            messages: Any = [{"role": "user", "content": "hi"}]
+            headers = {"Idempotency-Key": "order-17"}
+            return await client.chat.completions.create(model="m", messages=messages, extra_headers=headers)
+
+    async with several(server, slow, 3) as (gateways, up):
+        first, *others = await asyncio.gather(*(create(gateways[number % 3]) for number in range(6)))
+        assert others == [first] * 5
         assert len(up.asked) == 1
 
 
