@@ -1,8 +1,9 @@
 """Answers in a Valkey or Redis that several gateways share; each entry is sealed with its tenant's secret.
 
-A server that does not answer costs a request at most 0.1 s, once: from then on every look-up is a miss, at once, until
-it answers again (asked every 0.5 s).  Entries are written beside the requests, many at once; what cannot be written is
-lost, and counted.  An entry whose seal does not fit was altered, or put there by another: a miss, counted and logged.
+A server that does not answer costs a request 0.1 s, at most 0.3, once: from then on every look-up is a miss, at once,
+until it answers again (asked every 0.5 s).  Entries are written beside the requests, many at once; what cannot be
+written is lost, and counted.  An entry whose seal does not fit was altered, or put there by another: a miss, counted
+and logged.
 
 A claim lies there for HELD seconds and is renewed until it is released, so that it ends with the gateway that holds it.
 Each gateway knows its own, and holds to them while the server is away; they are told to it when it is there again.
@@ -167,10 +168,10 @@ class ValkeyStore:
             return [None, *[b"?"] * (len(keys) - 1)]
 
     async def _wait(self, answer: Awaitable[T]) -> T:
-        """No longer than the server has.  Raises what AWAY names."""
+        """No longer than the server has, which answers several times to a new connection.  Raises what AWAY names."""
         task = asyncio.current_task()
         cancels = task.cancelling() if task is not None else 0
-        async with asyncio.timeout(self._patience):
+        async with asyncio.timeout(3 * self._patience):
             found = await answer
         if task is not None and task.cancelling() > cancels:
             raise asyncio.CancelledError  # redis-py swallowed it

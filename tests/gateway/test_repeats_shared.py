@@ -9,13 +9,16 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import httpx2
 import pytest
 from openai import AsyncOpenAI
 from redis import Redis
 
+from gateway import opened
 from gateway.answers import valkey as stores
+from gateway.valkey import ANSWER
 from tests.gateway.test_repeats import ask, key
 from tests.policies.test_cache_shared import settings
 from tests.processes import serving
@@ -23,6 +26,7 @@ from tests.running import KEY, Running, running
 from tests.scripted import Asked, Scripted, plain, scripted
 from tests.valkeys import Valkey, valkey
 
+LATE = 5.0  # seconds, where lateness is not what is told: these gateways share one loop with their callers
 pytestmark = pytest.mark.serial  # a server that answers late is left alone, as it should be
 
 
@@ -52,22 +56,29 @@ class Gate:
 
 @asynccontextmanager
 async def several(
-    server: Valkey, script: Any, count: int = 2, **cache: Any
+    server: Valkey, script: Any, count: int = 2, patience: float = LATE
 ) -> AsyncIterator[tuple[list[Running], Scripted]]:
+    """patience: seconds that the server has for each answer."""
+
+    def store(place: str, limit: int) -> stores.ValkeyStore:
+        return stores.ValkeyStore(place, patience)
+
     async with scripted(script) as up:
         async with asyncio.TaskGroup() as group:
             done = asyncio.Event()
             ready: list[asyncio.Future[Running]] = [asyncio.get_running_loop().create_future() for _ in range(count)]
 
             async def run(at: int) -> None:
-                async with running(settings(up.url, server, **cache)) as gateway:
+                async with running(settings(up.url, server)) as gateway:
                     ready[at].set_result(gateway)
                     await done.wait()
 
-            for at in range(count):
-                group.create_task(run(at))
+            with patch.object(opened, "answers", store):
+                for at in range(count):
+                    group.create_task(run(at))
+                gateways = [await one for one in ready]
             try:
-                yield [await one for one in ready], up
+                yield gateways, up
             finally:
                 done.set()
 
@@ -231,18 +242,28 @@ async def test_a_server_that_forgot_everything_is_told_again(server: Valkey, mon
 async def test_what_another_holds_is_neither_renewed_nor_ended(server: Valkey, monkeypatch: pytest.MonkeyPatch) -> None:
     """One gateway stood still for longer than its claim lasts; another took it meanwhile."""
     monkeypatch.setattr(stores, "HELD", 0.3)
-    gate = Gate()
+    gate, awake = Gate(), asyncio.Event()
     async with several(server, gate, 3) as ((one, two, three), up):
         first = asyncio.create_task(ask(one, "word"))
         await asked(up)
-        (store,) = one.app.answers.stores
-        monkeypatch.setattr(store, "_keep", asyncio.Event().wait)  # stands still
-        async with asyncio.timeout(5):
-            second = asyncio.create_task(served(two, "word"))
-            await asked(up, 2)
+        store: Any = one.app.answers.stores[0]
+        keep = store._keep
+
+        async def stands_still() -> None:
+            await awake.wait()
+            await keep()
+
+        store._keep = stands_still
+        await asyncio.sleep(0.5)
+        monkeypatch.setattr(stores, "HELD", 60)  # nobody renews what is broken now
+        second = asyncio.create_task(ask(two, "word"))
+        await asked(up, 2)
+        awake.set()
         first.cancel()  # ends what it believes to hold
         await one.finished(1)
-        await asyncio.sleep(0.1)
+        async with asyncio.timeout(5):
+            while store.entries or store._leaving:
+                await asyncio.sleep(0.01)
         assert (await ask(three, "word")).status_code == 409
         gate.open.set()
         assert (await second).status_code == 200
@@ -289,7 +310,7 @@ async def test_while_the_server_is_frozen_calls_go_on_each_gateway_by_itself_and
     server: Valkey,
 ) -> None:
     gate = Gate()
-    async with several(server, gate) as ((one, two), up):
+    async with several(server, gate, patience=ANSWER) as ((one, two), up):
         gate.open.set()
         assert (await ask(one, "warm")).status_code == (await ask(two, "warmer")).status_code == 200
         server.freeze()
@@ -323,7 +344,7 @@ async def test_while_the_server_is_frozen_calls_go_on_each_gateway_by_itself_and
 
 async def test_a_dead_server_fails_no_call_and_each_gateway_refuses_its_own(server: Valkey) -> None:
     gate = Gate()
-    async with several(server, gate) as ((one, _), up):
+    async with several(server, gate, patience=ANSWER) as ((one, _), up):
         server.kill()
         try:
             first = asyncio.create_task(ask(one, "word"))
