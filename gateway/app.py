@@ -97,6 +97,8 @@ class Gateway:
         self.meter = Meter(self.prices)
         self.inner = Inner(openai, _FORMS)
         self.answers = Answers(opened.answers)
+        if self.roster is not None:
+            self.roster.forget = self.answers.hear
         self.metrics.registry.register(Kept(self.answers))
         built = _policies(config, self._offers()) if policies is None else policies
         self.pipeline = self.inner.pipeline = Pipeline(built, self.targets, self.meter, observers)

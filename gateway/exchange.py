@@ -30,6 +30,8 @@ class Caller:
     content: Content = "none"  # what of prompts and answers may be kept
     organisation: str = ""  # the group of teams that its team belongs to
     narrowed: bool = False  # models: fewer than its team may use
+    born: str = ""  # when its team was created, so that one made anew is another; empty: config.yaml declares it
+    id: str = ""  # its key's, likewise
 
 
 class Usage(Struct):

@@ -2,7 +2,8 @@
 
 An inner call is an Exchange of its own with its outer call's caller, user, feature and session, and a child in its
 trace.  It takes the whole way through the pipeline but for what was decided already: policies are not asked to admit
-it, nor to screen its answer, so that no policy meets its own calls; each attempt is held and charged as ever.
+it (but those that only count it), nor to screen its answer, so that no policy meets its own calls; each attempt is
+held and charged as ever.
 """
 
 from __future__ import annotations

@@ -45,6 +45,7 @@ class Pipeline:
         self._over = asyncio.Event()  # set when the last running one is over, while somebody waits for that
         self.drains = 0
         self._admits = [p for p in policies if _overrides(p, "admit")]
+        self._inner = [p for p in self._admits if p.counts_inner]
         self._attempts = [p for p in policies if _overrides(p, "attempt")]
         self._screens = [p for p in policies if _overrides(p, "screen")]
         self._look = any(p.looks for p in self._screens)
@@ -57,8 +58,7 @@ class Pipeline:
         try:
             await read(x)  # who is asking, and for what
             with Presence(hangup, lambda: self.grace(x)) as x.presence:  # raises ClientGone in here, and only in here
-                if not x.inner:  # else what it is made for was admitted
-                    await self.admit(x, receipts)
+                await self.admit(x, receipts)
                 if x.answer is None:
                     await self.call(x, reply, receipts)
                 else:  # a policy answers in the provider's place
@@ -82,8 +82,8 @@ class Pipeline:
     # ── decide ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def admit(self, x: Exchange, receipts: Receipts) -> None:
-        """Every policy, in the order of config.yaml, until one answers."""
-        for policy in self._admits:
+        """Every policy, in the order of config.yaml, until one answers; of an inner call, those that count it."""
+        for policy in self._inner if x.inner else self._admits:
             receipt = await self.ask(x, policy, "admit", policy.admit(x))
             if receipt is not None:
                 receipts.append((policy, receipt))

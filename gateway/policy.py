@@ -33,6 +33,7 @@ class Policy(Generic[Receipt]):
     name = ""  # set by the loader to the name under which config.yaml uses it
     fail_open = False  # when the policy itself breaks: refuse the call (False), or let it pass
     may_fail_open = True  # may config.yaml say so?  not where money would be spent that nobody holds
+    counts_inner = False  # is it asked to admit what the gateway asks itself, for other policies?
     looks = True  # does `screen` read chunk.text?  when no policy does, answers are forwarded as they came
 
     @staticmethod

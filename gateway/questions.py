@@ -17,6 +17,7 @@ from pydantic import BaseModel, SecretStr
 from gateway import settings
 from gateway.answers import Question, Tenants, canonical
 from gateway.exchange import Exchange
+from gateway.roster import Teams
 from gateway.targets import Targets
 
 # How an answer is sent, who is named as its cause, and what a provider files it under.  The model counts by its
@@ -37,13 +38,15 @@ class Questions:
         tenants: Tenants,
         share: Literal["team", "key", "user"],
         groups: Sequence[Sequence[str]],
+        teams: Teams,
     ) -> None:
         self._config = config
         self._targets = targets
         self._tenants = tenants
         self._share = share
         self._masks = any("mask" in str(use.model_extra) for use in config.policies if use.use == "safety")
-        self._groups = {team: f"group {' '.join(sorted(group))}" for group in groups for team in group}
+        self._groups = {team: sorted(group) for group in groups for team in group}
+        self._teams = teams
         # By endpoint and model: how what is asked begins, and the headers that count.
         self._known: dict[tuple[str, str], tuple[bytes, tuple[bytes, ...]]] = {}
 
@@ -78,11 +81,17 @@ class Questions:
         return question.tenant.mac(b"context" + b"\0".join(same)), said
 
     def tenant(self, x: Exchange) -> str:
-        """The name of those who share with this caller."""
-        team = x.caller.team
-        if self._share == "team":
-            return self._groups.get(team) or f"team {team}"
-        return f"key {team} {x.caller.key}" if self._share == "key" else f"user {team} {x.user}"
+        """The name of those who share with this caller.  Who was created anew is another, by the old name."""
+        caller = x.caller
+        team = f"{caller.team} {caller.born}"
+        if self._share == "key":
+            return f"key {team} {caller.key} {caller.id}"
+        if self._share == "user":
+            return f"user {team} {x.user}"
+        if (group := self._groups.get(caller.team)) is None:
+            return f"team {team}"
+        born = self._teams.born
+        return "group " + " ".join([team if one == caller.team else f"{one} {born.get(one, '')}" for one in group])
 
     def _learn(self, endpoint: str, alias: str) -> tuple[bytes, tuple[bytes, ...]]:
         models = [alias, *self._config.models[alias].fallbacks]

@@ -1,7 +1,8 @@
 """Calls that carry an Idempotency-Key: answered once, and from then on with what was answered.
 
-A key belongs to the API key that sent it.  While its call is under way, another with it is refused (409); with another
-body it is refused at any time (422).  A call that fails lets its key go: whoever tries again is served.
+A key belongs to the API key that sent it.  While its call is under way, at whichever of the gateways that share a
+store, another with it is refused (409); with another body it is refused at any time (422).  A call that fails lets its
+key go: whoever tries again is served.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import time
 from typing import Final, NamedTuple
 
-from gateway.answers import Generations, Kept, Question, Store, Tenants
+from gateway.answers import Found, Generations, Kept, Question, Store, Tenants
 from gateway.errors import BadCall
 from gateway.exchange import Exchange
 
@@ -25,13 +26,12 @@ class Claim(NamedTuple):
 
 
 class Repeats:
-    """Belongs to one event loop; of calls under way it knows those of this process."""
+    """Belongs to one event loop."""
 
     def __init__(self, store: Store, tenants: Tenants, seconds: float) -> None:
         self._store = store
         self._tenants = tenants
         self._ns = int(seconds * 1e9)
-        self._under_way: dict[bytes, bytes] = {}  # key: a digest of what is asked
 
     async def claim(self, x: Exchange, word: bytes, keep: bool) -> Claim | Kept:
         """What was answered, or the right to answer.  keep: an answer may be looked up and kept.
@@ -40,40 +40,55 @@ class Repeats:
         """
         if not 0 < len(word) <= LONGEST:
             raise BadCall(f"Idempotency-Key: 1 to {LONGEST} bytes are wanted.", param="Idempotency-Key")
-        tenant = self._tenants[f"repeats {x.caller.team} {x.caller.key}"]
-        key = tenant.mac(b"key" + word)
+        caller = x.caller
+        tenant = self._tenants[f"repeats {caller.team} {caller.born} {caller.key} {caller.id}"]
+        question = Question(tenant, tenant.mac(b"key" + word), caller.team, caller.key, x.alias)
         asked = tenant.mac(b"asked" + x.path.encode() + b"\0" + x.body)
-        self._refuse(key, asked)
-        question = Question(tenant, key, x.caller.team, x.caller.key, x.alias)
-        now: Generations | None = None
-        if keep:
-            kept, now = await self._store.get(question)
-            if kept is not None:
-                if kept.asked != asked:
-                    raise _other()
-                return kept
-            self._refuse(key, asked)  # somebody may have come meanwhile
-        self._under_way[key] = asked
-        return Claim(question, asked, now)
+        kept, _ = await self._saved(question, asked, keep)
+        if kept is None:
+            holder = await self._store.claim(question, asked)
+            if holder is None:
+                return await self._begin(question, asked, keep)
+            kept, _ = await self._saved(question, asked, keep)  # it may have been answered while the holder was asked
+            if kept is None:
+                raise _under_way() if holder == asked else _other()
+        return kept
 
     def release(self, claim: Claim, body: bytes | None, cost: int | None) -> None:
         """body: the answer as it is when it is not streamed; None: there is none to keep."""
-        del self._under_way[claim.question.key]
         if body is not None and claim.now is not None:
             at = time.time_ns()
             _, _, team, caller, _ = claim.question
             self._store.put(claim.question, Kept(body, at, at + self._ns, cost, team, caller, claim.now, claim.asked))
+        self._store.release(claim.question)
 
-    def _refuse(self, key: bytes, asked: bytes) -> None:
-        other = self._under_way.get(key)
-        if other is None:
-            return
-        if other != asked:
+    async def _begin(self, question: Question, asked: bytes, keep: bool) -> Claim | Kept:
+        """With the right to answer.  Whoever had it before may have been answered since it was looked up."""
+        claim = None
+        try:
+            kept, now = await self._saved(question, asked, keep)
+            if kept is not None:
+                return kept
+            claim = Claim(question, asked, now)
+            return claim
+        finally:
+            if claim is None:
+                self._store.release(question)
+
+    async def _saved(self, question: Question, asked: bytes, keep: bool) -> Found:
+        if not keep:
+            return Found(None, None)
+        found = await self._store.get(question)
+        if found.kept is not None and found.kept.asked != asked:
             raise _other()
-        raise BadCall(
-            "A call with this Idempotency-Key is under way. Ask again for its answer.",
-            code="idempotency_in_flight", status=409, retry_after=1,
-        )  # fmt: skip
+        return found
+
+
+def _under_way() -> BadCall:
+    return BadCall(
+        "A call with this Idempotency-Key is under way. Ask again for its answer.",
+        code="idempotency_in_flight", status=409, retry_after=1,
+    )  # fmt: skip
 
 
 def _other() -> BadCall:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
@@ -46,6 +46,7 @@ from gateway.store.directory import (
 T = TypeVar("T")
 
 POLL_SECONDS: Final = 1.0
+ROWS: Final = 100  # of the log that are read at once
 TRIES: Final = 50  # how often a change is decided anew because somebody else was faster
 NARROW: Final[Mapping[Content, int]] = {"none": 0, "redacted": 1, "full": 2}
 
@@ -94,16 +95,18 @@ class Teams(Mapping[str, settings.Team]):
 
     users: limits of users that have their own, by team and name.
     budgets: those that were created for one user, feature, model or organisation: by scope and names.
+    born: when those that were created were.
     """
 
     def __init__(self, declared: Mapping[str, settings.Team]) -> None:
         self.revision = 0
         self.users: Mapping[tuple[str, str], settings.Limits] = {}
         self.budgets: Mapping[tuple[str, ...], Sequence[settings.Budget]] = {}
+        self.born: Mapping[str, str] = {}
         self._teams = declared
 
     def replace(self, view: View) -> None:
-        self._teams, self.users, self.budgets = view.teams, view.users, view.budgets
+        self._teams, self.users, self.budgets, self.born = view.teams, view.users, view.budgets, view.born
         self.revision += 1
 
     def __getitem__(self, name: str) -> settings.Team:
@@ -124,11 +127,13 @@ class View(NamedTuple):
     teams: Mapping[str, settings.Team]
     users: Mapping[tuple[str, str], settings.Limits]
     budgets: Mapping[tuple[str, ...], Sequence[settings.Budget]]
+    born: Mapping[str, str]
     hidden: Sequence[str]  # what was created and config.yaml declares by now
 
 
 def build(declared: Mapping[str, settings.Team], snapshot: Snapshot) -> View:
-    teams = {name: _team(team) for name, team in snapshot.teams.items() if name not in declared} | dict(declared)
+    born = {name: team.created for name, team in snapshot.teams.items() if name not in declared}
+    teams = {name: _team(snapshot.teams[name]) for name in born} | dict(declared)
     hidden = [f"team {name}" for name in snapshot.teams if name in declared]
     keys_of: dict[str, list[settings.Key]] = {}
     callers: dict[bytes, Known] = {}
@@ -140,7 +145,7 @@ def build(declared: Mapping[str, settings.Team], snapshot: Snapshot) -> View:
         elif team is not None and key.revoked is None:
             keys_of.setdefault(key.team, []).append(_limited(key))
         why = "is replaced by one of the same name in config.yaml" if same_name else _refused(key, snapshot, declared)
-        caller = _caller(key, team, snapshot)
+        caller = _caller(key, team, snapshot, born.get(key.team, ""))
         for secret in (key.secret, *key.former):
             callers[bytes.fromhex(secret.digest)] = Known(caller, _until(key.expires, secret), why)
     for name, keys in keys_of.items():
@@ -154,6 +159,7 @@ def build(declared: Mapping[str, settings.Team], snapshot: Snapshot) -> View:
         teams,
         {(user.team, user.user): settings.Limits(**user.limits) for user in snapshot.users.values()},
         budgets,
+        born,
         hidden,
     )
 
@@ -182,10 +188,12 @@ class Roster:
         self.directory = directory
         self.snapshot = Snapshot()
         self.tokens: Mapping[bytes, KnownToken] = {}
+        self.forget: Callable[[str], Awaitable[None]] | None = None  # called for each row of the log that says so
         self._keys = keys
         self._hidden: Sequence[str] = ()
         self._lock = asyncio.Lock()
         self._away = False
+        self._begun = False  # the log of before is nothing to forget
 
     def token(self, presented: bytes) -> KnownToken | None:
         return self.tokens.get(self.pepper.token(presented))
@@ -265,6 +273,7 @@ class Roster:
         changes = await self.directory.read(known.revision)
         if changes.revision < known.revision:  # an older copy of the file was put in its place
             known, changes = Snapshot(), await self.directory.read(0)
+        await self._hear(known.revision, changes.revision)
         declared = self.config.teams
         snapshot = known.after(changes)
         view = await asyncio.to_thread(build, declared, snapshot)
@@ -273,7 +282,16 @@ class Roster:
         for what in view.hidden:
             if what not in self._hidden:
                 log.warning("config.yaml declares the %s, which was also created: what config.yaml says holds", what)
-        self._hidden = view.hidden
+        self._hidden, self._begun = view.hidden, True
+
+    async def _hear(self, since: int, until: int) -> None:
+        """What was forgotten after revision `since`, here or at another gateway."""
+        while self._begun and self.forget is not None and until > since:
+            rows = await self.directory.audit(until + 1, min(until - since, ROWS))
+            for row in rows:
+                if row.action == "forget" and row.seq > since:
+                    await self.forget(row.object)
+            until = rows[-1].seq - 1 if rows else since
 
 
 def _team(team: Team) -> settings.Team:
@@ -339,7 +357,7 @@ def _refused(key: Key, snapshot: Snapshot, declared: Mapping[str, settings.Team]
     return ""
 
 
-def _caller(key: Key, team: settings.Team | None, snapshot: Snapshot) -> Caller:
+def _caller(key: Key, team: settings.Team | None, snapshot: Snapshot, born: str) -> Caller:
     """A key can only narrow what its team may."""
     if team is None:
         return Caller(key.team, key.name, frozenset())
@@ -349,7 +367,8 @@ def _caller(key: Key, team: settings.Team | None, snapshot: Snapshot) -> Caller:
     content = min(key.content or team.content, team.content, key=NARROW.__getitem__)
     created = snapshot.teams.get(key.team)
     organisation = (created.organisation or "") if created is not None else ""
-    return Caller(key.team, key.name, models, team.provider, content, organisation, key.models is not None)
+    narrowed = key.models is not None
+    return Caller(key.team, key.name, models, team.provider, content, organisation, narrowed, born, key.id)
 
 
 def _until(expires: str | None, secret: Secret) -> int | None:

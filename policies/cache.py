@@ -34,6 +34,7 @@ from gateway.policy import Policy
 from gateway.problems import wrong
 from gateway.questions import Questions, besides
 from gateway.repeats import Claim, Repeats
+from gateway.roster import Teams
 from gateway.settings import Name
 from gateway.targets import Targets
 
@@ -111,13 +112,14 @@ class Cache(Policy[_Seat]):
         *,
         answers: Answers,
         config: settings.Config,
+        teams: Teams,
         targets: Targets,
         inner: Inner,
     ) -> None:
         said = self._said = said or self.Settings()
         tenants = Tenants(said.secret.get_secret_value().encode() if said.secret else secrets.token_bytes(32))
         self._store = answers.open(said.store, said.memory_mb * 1_048_576)
-        self._questions = Questions(config, targets, tenants, said.share, said.groups)
+        self._questions = Questions(config, targets, tenants, said.share, said.groups, teams)
         self._repeats = Repeats(self._store, tenants, said.idempotency_ttl)
         self._teams = None if said.teams is None else frozenset(said.teams)
         self._tools = frozenset(said.tools)

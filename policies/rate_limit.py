@@ -7,6 +7,9 @@ nothing, where nothing was sent to a provider; the reservation stays where usage
 
 A call refused by one limit takes nothing of the others.  A call that a later policy refuses, before anything was sent,
 gives its request back as well; one that the cache answers keeps it.
+
+What the gateway asks itself for a call (a judge, an embedding) was admitted with that call, so no limit refuses it.  It
+counts: its tokens for the team, the key and the user, and all of it for its model, where those that follow wait for it.
 """
 
 from __future__ import annotations
@@ -28,7 +31,9 @@ from gateway.roster import Teams
 from gateway.tokens import by_length
 
 _MOST: Final = 1_000_000_000_000  # no limit is higher
+_NEVER: Final = 1_000_000_000_000_000  # a limit that is never reached
 _CAPS: Final = ("max_completion_tokens", "max_tokens", "max_output_tokens")
+_SAY_NOTHING: Final = ("embeddings", "moderation")  # operations whose answers are no text
 _CHOICES: Final = ("n", "best_of")
 
 
@@ -85,6 +90,8 @@ class _Spent(NamedTuple):
 class RateLimit(Policy[_Spent]):
     """Refuses a call that is over a limit; acts only where limits are set, in config.yaml or by the admin API."""
 
+    counts_inner = True
+
     class Settings(settings.Settings):
         output_tokens: Annotated[int, Field(ge=0, le=10_000_000)] = 1024  # reserved where a call sets no cap of its own
 
@@ -101,7 +108,7 @@ class RateLimit(Policy[_Spent]):
         self._teams = teams if isinstance(teams, Teams) else Teams(teams)
         self._models = models
         self._revision = self._teams.revision  # of the teams by which the rules were found
-        self._plans: dict[tuple[str, str, str, str], _Plan] = {}
+        self._plans: dict[tuple[str, str, str, str, bool], _Plan] = {}
 
     async def admit(self, x: Exchange) -> _Spent | None:
         caller = x.caller
@@ -110,10 +117,11 @@ class RateLimit(Policy[_Spent]):
         user = x.user
         if user and (caller.team, user) not in self._teams.users:
             user = ""  # callers make up names: not one plan each
-        place = (caller.team, caller.key, x.alias, user)
+        place = (caller.team, caller.key, x.alias, user, x.inner != "")
         plan = self._plans.get(place)
         if plan is None:
-            plan = self._plans[place] = _Plan(self._find(*place))
+            rules = self._find(*place[:4])
+            plan = self._plans[place] = _Plan(_counting(rules) if x.inner else rules)
         if not plan.rules:
             return None
         charges, tokens = plan.charges, 0
@@ -161,7 +169,7 @@ class RateLimit(Policy[_Spent]):
             return 0
         prompt = sum(map(by_length, x.texts())) if x.texts is not None else 0
         prompt = prompt or -(-len(x.body) // 4)
-        if x.operation == "embeddings":
+        if x.operation in _SAY_NOTHING:
             return prompt
         fields = x.fields
         caps = [cap for name in _CAPS if name in fields and (cap := _number(fields[name])) is not None]
@@ -177,6 +185,12 @@ def _rules(scope: str, key: str, limits: settings.Limits, per_user: bool = False
         if limit is not None:
             found.append(_Rule(scope, f"{key} {measure.setting}{' ' if per_user else ''}", limit, measure, per_user))
     return found
+
+
+def _counting(rules: Sequence[_Rule]) -> list[_Rule]:
+    """Those for which an inner call counts, and which refuse nothing."""
+    counted = [rule for rule in rules if rule.measure.kind == "tokens" or rule.key.startswith("model ")]
+    return [rule._replace(limit=_NEVER) for rule in counted]
 
 
 def _number(raw: Raw) -> int | None:

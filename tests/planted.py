@@ -1,4 +1,4 @@
-"""Defects to be planted in what keeps money and limits, each with the test that must find it.
+"""Defects to be planted in what keeps money, limits and shared answers, each with the test that must find it.
 
 A name says what the product would do wrong: (file, what stands there, what stands there in its place, the test, below
 tests/).  What stands there must be there exactly once.
@@ -23,6 +23,7 @@ _BOUNDS = "gateway/bounds.py"
 _BUDGET = "policies/budget.py"
 _LIMIT = "policies/rate_limit.py"
 _MEMORY = "gateway/counters/memory.py"
+_STORE = "gateway/answers/valkey.py"
 
 _T_BOOKS = "gateway/test_books.py::test_"
 _T_CRASH = "gateway/test_books_crash.py::test_"
@@ -30,6 +31,8 @@ _T_JOURNAL = "gateway/test_journal.py::test_"
 _T_BOUNDS = "gateway/test_bounds.py::test_"
 _T_BUDGET = "policies/test_budget.py::test_"
 _T_LIMIT = "policies/test_rate_limit.py::test_"
+_T_REPEATS = "gateway/test_repeats_shared.py::test_"
+_T_IDENTITY = "policies/test_cache_identity.py::test_"
 _T_COUNTERS = "contract/test_counters_contract.py::test_"
 _MODEL = "gateway/test_books_model.py::test_the_books_do_what_the_model_does"
 _KILL = _T_BOOKS + "after_a_kill_what_was_settled_is_charged_and_what_was_open_is_charged_in_full"
@@ -88,4 +91,13 @@ PLANTED = {
     "a refused call that takes what fitted": Defect(_MEMORY, "            if left < 0:\n", "            if left < 0 and not remaining:\n", _T_COUNTERS + "of_one_call_all_charges_are_taken_or_none"),  # noqa: E501
     "a place that is never free again": Defect(_MEMORY, "left = self._running[key] - amount", "left = self._running[key]", _T_COUNTERS + "a_place_among_the_running_is_free_when_the_call_is_over"),  # noqa: E501
     "what is used on top and not charged": Defect(_MEMORY, "elif really > amount:", "elif False:", _T_COUNTERS + "what_was_not_used_is_given_back_and_what_was_used_on_top_is_charged"),  # noqa: E501
+    # shared answers
+    "a claim that is not renewed": Defect(_STORE, "elif self._claims and time.monotonic() >= self._renewed + HELD / 3:", "elif False:", _T_REPEATS + "a_call_that_takes_longer_than_a_claim_lasts_keeps_it"),  # noqa: E501
+    "a claim that anybody may end": Defect(_STORE, "if held and held ~= ARGV[1] then return held end", "if held and held ~= ARGV[1] and ARGV[2] ~= '0' then return held end", _T_REPEATS + "what_another_holds_is_neither_renewed_nor_ended"),  # noqa: E501
+    "a claim that outlives its gateway": Defect(_STORE, "redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])", "redis.call('SET', KEYS[1], ARGV[1])", _T_REPEATS + "a_killed_gateway_frees_its_keys_by_expiry"),  # noqa: E501
+    "a claim that is never let go": Defect("gateway/repeats.py", "        self._store.release(claim.question)\n", "", _T_REPEATS + "one_that_failed_or_whose_caller_hung_up_may_be_asked_at_another_gateway"),  # noqa: E501
+    "a team made anew that is the old one": Defect("gateway/questions.py", 'team = f"{caller.team} {caller.born}"', "team = caller.team", _T_IDENTITY + "a_team_that_is_deleted_and_created_anew_reads_nothing_of_the_old_one"),  # noqa: E501
+    "a forgetting that nobody else hears of": Defect("gateway/roster.py", 'row.action == "forget"', "False", "gateway/endpoints/test_cache.py::test_what_is_forgotten_at_one_gateway_is_soon_forgotten_by_all_that_share_its_database"),  # noqa: E501
+    "a judge that no limit counts": Defect(_LIMIT, "    counts_inner = True\n", "", "policies/test_rate_limit_inner.py::test_its_tokens_count_for_the_team_it_is_made_for"),  # noqa: E501
+    "a judge that a limit refuses": Defect(_LIMIT, "rule._replace(limit=_NEVER)", "rule", "policies/test_rate_limit_inner.py::test_a_call_that_was_admitted_is_not_refused_for_it_and_those_that_follow_wait"),  # noqa: E501
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Defects planted in the books, leases, journal, bounds, policies and counters: each must turn its test red."""
+"""Defects planted in books, leases, journal, bounds, policies, counters and answers: each must turn its test red."""
 
 from __future__ import annotations
 

@@ -35,6 +35,16 @@ def test_each_test_that_is_named_exists() -> None:
         assert name in functions_in(path), f"docs/proofs.md names {file}::{name}, which is not there"
 
 
+def test_each_sentence_about_the_cache_has_a_test_or_a_reason() -> None:
+    points = {"1": "abcdefgh", "2": "abcdefg", "3": "abcd", "4": "abcdefg", "5": "abcdef"}
+    sentences = ["0", *(point + letter for point, letters in points.items() for letter in letters)]
+    wanted = [*sentences, *map(str, [30, *range(48, 59)]), *(f"R{number}" for number in range(43, 55))]
+    found = re.findall(r"^\| ([0-9]+[a-z]?|R[0-9]+) \| (.{6,}?) \| (.+) \|$", PAGE, re.MULTILINE)
+    assert [id for id, *_ in found] == wanted
+    for id, _, how in found:
+        assert "::test_" in how or (how.startswith("— ") and len(how) > 40), f"{id} has neither a test nor a reason"
+
+
 def test_each_item_has_a_test_or_a_reason() -> None:
     assert set(rows()) == {f"P{number}" for number in PITFALLS} | {f"S{number}" for number in STORES}
     for id, (what, how) in rows().items():

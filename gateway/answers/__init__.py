@@ -21,7 +21,7 @@ Generations = tuple[int, int, int, int]  # of: all, the model, the team, the key
 OVERHEAD: Final = 700  # bytes of memory that an entry takes beside its answer
 STRIPPED: Final = 64 * 1024  # bytes of a body up to which blanks are taken out: beyond, only their absence differs
 _TENANTS: Final = 10_000  # whose secrets are kept: users' names are the callers' own
-_SEAL: Final = 32  # bytes
+_SEAL: Final = 32  # bytes of a MAC, or of a digest of what is asked
 _BLANKS: Final = re.compile(rb'("(?:[^"\\]++|\\.)*+")|[ \t\r\n]++')
 _encode = msgspec.json.Encoder().encode
 
@@ -75,8 +75,12 @@ class Found(NamedTuple):
 
 
 class Store(Protocol):
-    """Never raises, never makes a request wait for long: what cannot be asked or written is a miss."""
+    """Never raises, never makes a request wait for long: what cannot be asked or written is a miss.
 
+    shared: other gateways use it too.
+    """
+
+    shared: bool
     defects: int  # entries that were altered, or put in another's place: each is an alarm
     lost: int  # entries that could not be written
 
@@ -92,6 +96,16 @@ class Store(Protocol):
     def put(self, question: Question, kept: Kept) -> None:
         """Never awaits.  Replaces what is there."""
 
+    async def claim(self, question: Question, asked: bytes) -> bytes | None:
+        """Takes the right to answer this question, until `release`.  Not None: what its holder asked, who has it.
+
+        asked: a digest, 32 bytes.  Of all gateways that share the store one gets it; while the store cannot be asked,
+        one of the calls of each gateway.  A holder that is gone loses it.
+        """
+
+    def release(self, question: Question) -> None:
+        """By who has claimed it.  Never awaits.  What was put before is found by whoever claims it next."""
+
     async def forget(self, what: str) -> bool:
         """Begins the next generation of `what` (see `mark`).  False: the store cannot be asked now."""
 
@@ -99,6 +113,7 @@ class Store(Protocol):
 
 
 ALL: Final = "all"
+NOTED: Final = "answers of "  # the log of changes says so before the mark of what was forgotten
 NEAR: Final = ("hit", "shadow", "refused", "far", "gone", "failed")
 
 
@@ -160,6 +175,20 @@ def unseal(question: Question, data: bytes) -> Kept | None:
         return None  # sealed by another version
 
 
+def seal_claim(question: Question, owner: bytes, asked: bytes) -> bytes:
+    """A claim as it lies in such a store.  owner: another for each gateway."""
+    body = asked + owner
+    return question.tenant.mac(b"claim" + question.key + body) + body
+
+
+def claimed(question: Question, data: bytes) -> bytes | None:
+    """What the holder of a claim asked; None where it is not what one of this tenant put there."""
+    body = data[_SEAL:]
+    if not hmac.compare_digest(question.tenant.mac(b"claim" + question.key + body), data[:_SEAL]):
+        return None
+    return body[:_SEAL]
+
+
 _pack = msgspec.msgpack.Encoder().encode
 _unpack = msgspec.msgpack.Decoder(Kept).decode
 
@@ -181,6 +210,12 @@ class Answers:
     async def forget(self, what: str) -> bool:
         """False: a store could not be asked; ask again."""
         return all([await store.forget(what) for store in self.stores])
+
+    async def hear(self, noted: str) -> None:
+        """Of something that was forgotten at one of the gateways: a store that they share knows of it already."""
+        for store in self.stores:
+            if not store.shared:
+                await store.forget(noted.removeprefix(NOTED))
 
     async def aclose(self) -> None:
         for store in self.stores:

@@ -12,12 +12,15 @@ from gateway.answers import OVERHEAD, Found, Generations, Kept, Question, marks
 class MemoryStore:
     """Belongs to one event loop.  An entry that is out of date takes its room until it is asked for, or pushed out."""
 
+    shared = False
+
     def __init__(self, limit: int) -> None:
         """limit: bytes, with everything."""
         self.defects = 0
         self.lost = 0
         self._kept: LRUCache[bytes, Kept] = LRUCache(limit, getsizeof=lambda kept: len(kept.body) + OVERHEAD)
         self._generations: dict[str, int] = {}
+        self._claims: dict[bytes, bytes] = {}  # what is asked, by what it is an answer to
 
     @property
     def entries(self) -> int:
@@ -45,6 +48,15 @@ class MemoryStore:
             self._kept[question.key] = kept
         except ValueError:  # larger than the whole store
             self.lost += 1
+
+    async def claim(self, question: Question, asked: bytes) -> bytes | None:
+        holder = self._claims.get(question.key)
+        if holder is None:
+            self._claims[question.key] = asked
+        return holder
+
+    def release(self, question: Question) -> None:
+        del self._claims[question.key]
 
     async def forget(self, what: str) -> bool:
         self._generations[what] = self._generations.get(what, 0) + 1

@@ -1,32 +1,54 @@
 """Answers in a Valkey or Redis that several gateways share; each entry is sealed with its tenant's secret.
 
-A server that does not answer costs a request at most 0.1 s, once: from then on every look-up is a miss, at once, until
-it answers again (asked every 0.5 s).  Entries are written beside the requests, many at once; what cannot be written is
-lost, and counted.  An entry whose seal does not fit was altered, or put there by another: a miss, counted and logged.
+A server that does not answer costs a request 0.1 s, at most 0.3, once: from then on every look-up is a miss, at once,
+until it answers again (asked every 0.5 s).  Entries are written beside the requests, many at once; what cannot be
+written is lost, and counted.  An entry whose seal does not fit was altered, or put there by another: a miss, counted
+and logged.
+
+A claim lies there for HELD seconds and is renewed until it is released, so that it ends with the gateway that holds it.
+Each gateway knows its own, and holds to them while the server is away; they are told to it when it is there again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from collections import deque
-from typing import Final, cast
+from collections.abc import Awaitable
+from typing import Final, TypeVar, cast
 
-from gateway.answers import Found, Generations, Kept, Question, marks, seal, unseal
+from redis.exceptions import ResponseError
+
+from gateway.answers import Found, Generations, Kept, Question, claimed, marks, seal, seal_claim, unseal
 from gateway.valkey import ANSWER, AWAY, PREFIX, PROBE, connect
 
 WAITING: Final = 16 * 1024 * 1024  # bytes of entries that may wait to be written
 BATCH: Final = 64
 QUIET: Final = 60.0  # seconds between two complaints
+HELD: Final = 10.0  # seconds that a claim outlives its gateway; it is renewed three times in them
 _ENTRY: Final = f"{PREFIX}answer ".encode()
+_CLAIM: Final = f"{PREFIX}claim ".encode()
 _MARK: Final = f"{PREFIX}generation "
+
+# KEYS[1] is held by ARGV[1] for ARGV[2] ms, 0: no more.  Answers what another put there, which stays.
+_HOLD: Final = """
+local held = redis.call('GET', KEYS[1])
+if held and held ~= ARGV[1] then return held end
+if ARGV[2] == '0' then redis.call('DEL', KEYS[1]) else redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) end
+return false
+"""
+
+T = TypeVar("T")
 
 log = logging.getLogger("gateway")
 
 
 class ValkeyStore:
     """Belongs to one event loop; nothing runs before it is first used."""
+
+    shared = True
 
     def __init__(self, url: str, patience: float = ANSWER, connections: int = 64) -> None:
         """patience: seconds the server has for each answer."""
@@ -35,7 +57,10 @@ class ValkeyStore:
         self.lost = 0
         self._patience = patience
         self._redis = connect(url, connections, patience)
-        self._waiting: deque[tuple[bytes, bytes, int]] = deque()  # key, entry, ms that it is good for
+        self._claims: dict[bytes, bytes] = {}  # of this gateway, as they lie in the server
+        self._leaving: dict[bytes, asyncio.Future[None]] = {}  # those that are released, and not yet there
+        self._renewed = 0.0  # time.monotonic()
+        self._waiting: deque[tuple[bytes, bytes, int]] = deque()  # key, entry, ms that it is good for; a claim: 0
         self._size = 0
         self._wake = asyncio.Event()
         self._writer: asyncio.Task[None] | None = None
@@ -60,8 +85,7 @@ class ValkeyStore:
             return Found(None, now)
         kept = unseal(question, data)
         if kept is None:
-            self.defects += 1
-            self._complain("an entry of the cache is not what was put there: it was altered, or is another's")
+            self._suspect("an entry")
             return Found(None, now)
         valid: Generations | None = now
         if (kept.team, kept.caller) != (question.team, question.caller):
@@ -77,10 +101,42 @@ class ValkeyStore:
         if self.away or self._size + len(data) > WAITING or ms <= 0:
             self.lost += 1
             return
-        self._waiting.append((_ENTRY + question.key, data, ms))
-        self._size += len(data)
+        self._line_up(_ENTRY + question.key, data, ms)
+
+    async def claim(self, question: Question, asked: bytes) -> bytes | None:
+        key = _CLAIM + question.key
+        if not self.away and (leaving := self._leaving.get(key)) is not None:
+            await asyncio.wait({leaving}, timeout=self._patience)
+        mine = self._claims.get(key)
+        if mine is not None:
+            return claimed(question, mine)
+        mine = self._claims[key] = seal_claim(question, os.urandom(16), asked)
+        held: bytes | None = None
+        try:
+            if not self.away:
+                held = cast("bytes | None", await self._wait(self._redis.eval(_HOLD, 1, key, mine, _ms(HELD))))
+        except ResponseError as error:
+            self._complain(f"the cache's server takes no claims ({_word(error)})")
+        except AWAY as error:
+            self._leave(error)
+        except BaseException:
+            self.release(question)
+            raise
+        if held is not None and (holder := claimed(question, held)) is not None:
+            self.release(question)  # also there: a renewal may have taken it meanwhile
+            return holder
+        if held is not None:
+            self._suspect("a claim")
         self._begin()
         self._wake.set()
+        return None
+
+    def release(self, question: Question) -> None:
+        key = _CLAIM + question.key
+        mine = self._claims.pop(key)
+        if self._size < WAITING:  # else it ends by itself
+            self._leaving[key] = asyncio.get_running_loop().create_future()
+            self._line_up(key, mine, 0)
 
     async def forget(self, what: str) -> bool:
         try:
@@ -104,23 +160,33 @@ class ValkeyStore:
 
     async def _ask(self, *keys: str | bytes) -> list[bytes | None]:
         """What lies there; nothing, for all of them, where the server is away.  A str is the name of a generation."""
-        task = asyncio.current_task()
-        cancels = task.cancelling() if task is not None else 0
         names = [_MARK + key if isinstance(key, str) else key for key in keys]
         try:
-            async with asyncio.timeout(self._patience):
-                found = cast("list[bytes | None]", await self._redis.mget(names))
-            if task is not None and task.cancelling() > cancels:
-                raise asyncio.CancelledError  # redis-py swallowed it
+            return cast("list[bytes | None]", await self._wait(self._redis.mget(names)))
         except AWAY as error:
             self._leave(error)
             return [None, *[b"?"] * (len(keys) - 1)]
+
+    async def _wait(self, answer: Awaitable[T]) -> T:
+        """No longer than the server has, which answers several times to a new connection.  Raises what AWAY names."""
+        task = asyncio.current_task()
+        cancels = task.cancelling() if task is not None else 0
+        async with asyncio.timeout(3 * self._patience):
+            found = await answer
+        if task is not None and task.cancelling() > cancels:
+            raise asyncio.CancelledError  # redis-py swallowed it
         return found
 
     def _leave(self, error: BaseException) -> None:
         if not self.away:
             self.away = True
             log.warning("the cache's server is away (%s): every look-up is a miss until it answers", _word(error))
+        self._begin()
+        self._wake.set()
+
+    def _line_up(self, key: bytes, data: bytes, ms: int) -> None:
+        self._waiting.append((key, data, ms))
+        self._size += len(data)
         self._begin()
         self._wake.set()
 
@@ -135,31 +201,64 @@ class ValkeyStore:
                 if self.away:
                     await asyncio.sleep(PROBE)
                     await self._redis.ping()
-                    self.away = False
+                    self.away, self._renewed = False, 0.0
                     log.info("the cache's server is there again")
+                elif self._claims and time.monotonic() >= self._renewed + HELD / 3:
+                    await self._keep()
                 elif self._waiting:
                     await self._offer()
                 else:
-                    self._wake.clear()
-                    await self._wake.wait()
+                    await self._rest()
             except AWAY as error:
                 self._leave(error)
             except Exception:
                 log.exception("writing to the cache's server broke by a defect of ours")
                 await asyncio.sleep(PROBE)
 
+    async def _rest(self) -> None:
+        """Until there is something to write, or claims to be renewed."""
+        self._wake.clear()
+        timer = asyncio.get_running_loop().call_later(HELD / 3, self._wake.set) if self._claims else None
+        await self._wake.wait()
+        if timer is not None:
+            timer.cancel()
+
+    async def _keep(self) -> None:
+        for _ in range(0, len(self._waiting), BATCH):
+            await self._offer()  # what is to be renewed may have been another's here until then
+        self._renewed, held = time.monotonic(), list(self._claims.items())
+        for at in range(0, len(held), BATCH):
+            pipe = self._redis.pipeline(transaction=False)
+            for key, mine in held[at : at + BATCH]:
+                if self._claims.get(key) == mine:
+                    pipe.eval(_HOLD, 1, key, mine, _ms(HELD))
+            await pipe.execute(raise_on_error=False)
+
     async def _offer(self) -> None:
         batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
         self._size -= sum(len(data) for _, data, _ in batch)
-        self.lost += len(batch)  # until they are written
+        entries = sum(ms > 0 for _, _, ms in batch)
+        self.lost += entries  # until they are written
         pipe = self._redis.pipeline(transaction=False)
         for key, data, ms in batch:
-            pipe.set(key, data, px=ms)
-        answers = cast("list[object]", await pipe.execute(raise_on_error=False))
+            if ms:
+                pipe.set(key, data, px=ms)
+            else:
+                pipe.eval(_HOLD, 1, key, data, 0)
+        try:
+            answers = cast("list[object]", await pipe.execute(raise_on_error=False))
+        finally:
+            for key, _, ms in batch:
+                if not ms and (leaving := self._leaving.pop(key, None)) is not None:
+                    leaving.set_result(None)
         refused = [answer for answer in answers if isinstance(answer, Exception)]
-        self.lost -= len(batch) - len(refused)
+        self.lost -= entries - len(refused)
         if refused:
             self._complain(f"the cache's server takes no entries ({_word(refused[0])})")
+
+    def _suspect(self, what: str) -> None:
+        self.defects += 1
+        self._complain(f"{what} of the cache is not what was put there: it was altered, or is another's")
 
     def _complain(self, what: str) -> None:
         if time.monotonic() - self._complained >= QUIET:
@@ -174,6 +273,10 @@ def _generations(told: list[bytes | None]) -> Generations | None:
     except ValueError:
         return None
     return every, model, team, key
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)
 
 
 def _word(error: BaseException) -> str:

@@ -6,7 +6,7 @@ from typing import Final, cast
 
 from msgspec import Struct
 
-from gateway.answers import ALL, Answers, mark
+from gateway.answers import ALL, NOTED, Answers, mark
 from gateway.errors import Unavailable
 from gateway.plane import Asked, Body, Operation, bad, forbidden, missing
 from gateway.roster import Roster
@@ -44,7 +44,7 @@ class Cache:
         what = self._understand(asked, body)
         if not await self._answers.forget(what):
             raise Unavailable("the cache's store cannot be asked now; nothing was forgotten there", retry_after=1)
-        await self._roster.note(asked.operator.name, "forget", f"answers of {what}")
+        await self._roster.note(asked.operator.name, "forget", NOTED + what)
         return Forgotten(what)
 
     def _understand(self, asked: Asked, body: Forget) -> str:

@@ -126,3 +126,40 @@ async def test_what_a_team_of_a_group_put_is_the_groups_until_that_team_is_forgo
     assert await found(store, theirs) == b"an answer"
     await store.forget(mark("key", "red", "web"))
     assert await found(store, theirs) is None
+
+
+async def test_a_claim_is_one_callers_until_it_is_released(store: Store) -> None:
+    asked, other = b"a" * 32, b"b" * 32
+    assert await store.claim(question(b"a"), asked) is None
+    assert [await store.claim(question(b"a"), one) for one in (asked, other)] == [asked, asked]
+    assert await store.claim(question(b"b"), other) is None
+    store.release(question(b"a"))
+    assert await store.claim(question(b"a"), other) is None
+
+
+async def test_who_gets_a_claim_next_finds_what_was_put_before(store: Store) -> None:
+    assert await store.claim(question(), b"a" * 32) is None
+    store.put(question(), Kept(b"an answer", 0, time.time_ns() + 10**10, 0, "red", "web", (0, 0, 0, 0)))
+    store.release(question())
+    assert await store.claim(question(), b"a" * 32) is None
+    assert await found(store, question()) == b"an answer"
+
+
+async def test_of_two_stores_on_one_server_one_gets_a_claim_and_the_other_once_it_is_released(server: Valkey) -> None:
+    server.say("FLUSHALL")
+    stores = [ValkeyStore(server.url, patience=5.0) for _ in range(2)]
+    for at in range(20):
+        one, other = stores[at % 2], stores[1 - at % 2]
+        assert await one.claim(question(), b"a" * 32) is None
+        assert await other.claim(question(), b"b" * 32) == b"a" * 32
+        one.put(question(), Kept(b"%d" % at, 0, time.time_ns() + 10**10, 0, "red", "web", (0, 0, 0, 0)))
+        one.release(question())
+        while await other.claim(question(), b"b" * 32) is not None:
+            await asyncio.sleep(0.001)
+        kept = (await other.get(question())).kept  # at once: the answer was there before the claim was free
+        assert kept is not None
+        assert kept.body == b"%d" % at
+        other.release(question())
+        await found(other, question())
+    for store in stores:
+        await store.aclose()

@@ -16,6 +16,7 @@ from gateway.answers import Tenants, canonical
 from gateway.endpoints.chat import ChatCall
 from gateway.exchange import Caller
 from gateway.questions import UNASKED, Questions
+from gateway.roster import Teams
 from gateway.settings import Config
 from gateway.targets import Targets
 
@@ -35,7 +36,7 @@ def questions(said: dict[str, Any] = SAID, share: Any = "team", groups: Any = ()
     provider = SimpleNamespace(passed=(b"accept", b"openai-beta", b"x-own"))
     targets: Any = SimpleNamespace(provider=lambda name: SimpleNamespace(provider=provider))
     assert Targets
-    return Questions(Config.model_validate(said), targets, TENANTS, share, groups)
+    return Questions(Config.model_validate(said), targets, TENANTS, share, groups, Teams({}))
 
 
 def key(raw: bytes | dict[str, Any], asks: Questions | None = None, caller: Caller | None = None, **over: Any) -> bytes:

@@ -129,6 +129,28 @@ async def test_a_change_that_changes_nothing_leaves_no_row(tmp_path: Path) -> No
         assert teams.revision == revision
 
 
+async def test_what_others_forgot_is_heard_once_however_much_was_changed_meanwhile_and_nothing_of_before(
+    tmp_path: Path,
+) -> None:
+    heard: list[str] = []
+
+    async def hear(noted: str) -> None:
+        heard.append(noted)
+
+    async with roster(tmp_path / "d.db") as (one, _, _), roster(tmp_path / "d.db") as (other, _, _):
+        await one.note("root", "forget", "answers of all")
+        other.forget = hear
+        await other.refresh()
+        assert heard == []  # it kept nothing before it was there
+        for number in range(250):
+            await one.note("root", "forget" if number in (0, 99, 100, 249) else "look", f"answers of team {number}")
+        await other.refresh()
+        assert sorted(heard) == [f"answers of team {number}" for number in (0, 100, 249, 99)]
+        await one.note("root", "forget", "answers of model m")
+        await asyncio.gather(*(other.refresh() for _ in range(3)))
+        assert heard[4:] == ["answers of model m"]
+
+
 async def test_an_older_copy_of_the_file_is_read_from_its_start(tmp_path: Path) -> None:
     path = tmp_path / "d.db"
     async with roster(path) as (one, _, teams):

@@ -12,6 +12,7 @@ from redis import Redis
 
 from gateway.answers import Kept, Question, Tenants
 from gateway.answers.valkey import ValkeyStore
+from tests.gateway.counters.test_valkey import between
 from tests.valkeys import Valkey, valkey
 
 pytestmark = pytest.mark.serial  # a server that answers late is left alone, as it should be
@@ -159,6 +160,19 @@ async def test_a_frozen_server_costs_a_tenth_of_a_second_once_and_is_found_again
     async with asyncio.timeout(5):
         while await body(store, question(b"a")) != b"an answer":
             await asyncio.sleep(0.02)
+
+
+async def test_a_server_that_answers_in_time_is_not_left_because_a_connection_takes_several_answers(
+    server: Valkey,
+) -> None:
+    async with between(server) as wire:
+        wire.delay = 0.04
+        store = ValkeyStore(wire.url)
+        assert await store.claim(question(), b"a" * 32) is None
+        assert await store.get(question()) == (None, (0, 0, 0, 0))
+        assert not store.away
+        store.release(question())
+        await store.aclose()
 
 
 async def test_a_dead_server_likewise_and_forgetting_says_that_it_did_not(store: ValkeyStore, server: Valkey) -> None:

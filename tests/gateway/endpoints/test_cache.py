@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gateway.store import StoreError
 from tests.policies.test_cache import CRON, OTHER, ask, cached, said, word
 from tests.running import KEY, Running, running
 from tests.scripted import plain, scripted
@@ -93,3 +97,61 @@ async def test_a_store_that_cannot_be_asked_is_told() -> None:
         async with running(settings) as gateway:
             answer = await forget(gateway, team="checkout")
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+
+
+def beside(url: str, folder: Path, **cache: Any) -> dict[str, Any]:
+    """One of several gateways on one database; without budgets, for a SQLite ledger serves one of them only."""
+    policies = [{"use": "access"}, {"use": "cache", **cache}]
+    return said(url) | {"policies": policies, "store": f"sqlite:///{folder}/tollkeeper.db"}
+
+
+@pytest.mark.parametrize("what", ["a team", "a key", "a model", "all"])
+async def test_what_is_forgotten_at_one_gateway_is_soon_forgotten_by_all_that_share_its_database(
+    tmp_path: Path, what: str
+) -> None:
+    """Each keeps answers in its own memory."""
+    body, _, _ = FORGET[what]
+    async with (
+        scripted(plain) as up,
+        running(beside(up.url, tmp_path)) as one,
+        running(beside(up.url, tmp_path)) as two,
+        running(beside(up.url, tmp_path)) as three,
+    ):
+        for gateway in (one, two, three):
+            assert [word(await ask(gateway)) for _ in range(2)] == ["miss", "hit"]
+            assert word(await ask(gateway, key=OTHER)) == "miss"
+        await one.admin("POST", "/organisations", {"name": "acme"})  # something else to read first
+        began = time.monotonic()
+        assert (await forget(one, **body)).status_code == 200
+        assert word(await ask(one)) == "miss"  # at once
+        for gateway in (two, three):
+            while word(await ask(gateway)) == "hit":
+                assert time.monotonic() - began < 5
+                await asyncio.sleep(0.02)
+            assert word(await ask(gateway)) == "hit"  # and not again
+            assert word(await ask(gateway, key=OTHER)) == ("miss" if what in ("a model", "all") else "hit")
+        assert [word(await ask(one)) for _ in range(2)] == ["hit", "hit"]
+
+
+async def test_a_gateway_whose_database_was_away_forgets_when_it_can_read_it_again(tmp_path: Path) -> None:
+    async with (
+        scripted(plain) as up,
+        running(beside(up.url, tmp_path)) as one,
+        running(beside(up.url, tmp_path)) as two,
+    ):
+        assert [word(await ask(two)) for _ in range(2)] == ["miss", "hit"]
+        assert two.app.roster is not None
+        directory: Any = two.app.roster.directory
+        audit = directory.audit
+        directory.audit = failing
+        await forget(one, team="checkout")
+        await asyncio.sleep(1.5)
+        assert word(await ask(two)) == "hit"
+        directory.audit = audit
+        async with asyncio.timeout(5):
+            while word(await ask(two)) == "hit":
+                await asyncio.sleep(0.02)
+
+
+async def failing(*_: object) -> None:
+    raise StoreError("the directory cannot be asked")
