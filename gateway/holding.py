@@ -20,7 +20,6 @@ from gateway.patterns import HELD, Found, merged
 
 MANY: Final = 2000  # edits of a lane that are gone over in a thread
 MOST: Final = 64 * 1024 * 1024  # bytes of an answer that are held at most
-_FRAME: Final = re.compile(rb"(?:event: ?[a-z][a-z_.-]{0,63}\r?\n)?data:[^\r\n]*\r?\n\r?\n")
 _FIELD: Final = re.compile(rb"event: ?[a-z][a-z_.-]{0,63}|retry: ?[0-9]{1,9}")  # of an event, what may leave unread
 
 clock = time.monotonic
@@ -42,6 +41,9 @@ class _Event:
         self.head = head  # lines before the data's
         self.data = data  # the JSON in it; None: there is none
         self.pieces: list[Piece] = []
+
+    def waits(self) -> bool:
+        return any(piece.undecided is not None for piece in self.pieces)
 
 
 class Holding:
@@ -100,12 +102,11 @@ class Holding:
         return await asyncio.to_thread(self._release, last) if self._many else self._release(last)
 
     def _overdue(self) -> Lane | None:
-        """A lane that was left long enough ago, and that the next event to leave waits for."""
+        """The lane that the next event to leave waits for, if it was left long enough ago."""
         for event in self._queue:
-            waiting = [lane for piece in event.pieces for lane in piece.undecided]
-            if not waiting:
-                continue  # it will leave with those before it
-            return next((lane for lane in waiting if self._lanes.overdue(lane)), None)
+            for piece in event.pieces:
+                if (lane := piece.undecided) is not None:
+                    return lane if lane.left is not None and self._lanes.overdue(lane) else None
         return None
 
     async def _due(self) -> bytes:
@@ -169,14 +170,15 @@ class Holding:
             self._lanes.leave(())  # most readers stop here
             self._queue.append(_Event(b"data: [DONE]\n\n", b"", None))
             return
-        head = _head(raw)
+        head, plain = b"", raw.startswith(b"data:") and raw.find(b"\n") == len(raw) - 2 and b"\r" not in raw
+        if not plain:  # without its comments and other fields
+            head = _head(raw)
+            raw = head + b"data: " + data.replace(b"\n", b"\ndata: ") + b"\n\n"
         try:
             parts, ended = self._dialect.read_said(data)
         except ValueError:
             self._unjudged("an event that is not JSON")
             parts, ended = [], []
-        if not _FRAME.fullmatch(raw):
-            raw = head + b"data: " + data.replace(b"\n", b"\ndata: ") + b"\n\n"  # without comments and other fields
         event = _Event(raw, head, data)
         self._queue.append(event)
         await self._take_parts(event, parts)
@@ -221,7 +223,7 @@ class Holding:
         queue = self._queue
         while queue:
             event = queue[0]
-            if not last and any(True for piece in event.pieces for _ in piece.undecided):
+            if not last and event.waits():
                 break
             queue.popleft()
             raw = self._write(event)
@@ -238,8 +240,10 @@ class Holding:
         changes: dict[Place, str | None] = {}
         for piece in event.pieces:
             part, text = piece.part, piece.part.text
-            if any(lane.judge.edits for lane, _ in piece.lanes):
-                text = self._written(piece)
+            for lane, _ in piece.lanes:
+                if lane.judge.edits:
+                    text = self._written(piece)
+                    break
             if part.place[-1:] == (LOGPROBS,):
                 if text != part.text or part.group in self._changed:
                     changes[part.place] = None  # they repeat what was taken out
@@ -275,7 +279,7 @@ class Holding:
 
 
 def _edits_of(piece: Piece, kept: bool) -> list[Found]:
-    """In the part's own numbering."""
+    """In the part's own numbering; what begins in an earlier part is replaced there."""
     size = len(piece.part.text)
     edits: list[Found] = []
     for lane, start in piece.lanes:
@@ -283,9 +287,12 @@ def _edits_of(piece: Piece, kept: bool) -> list[Found]:
             if edit.start >= start + size:
                 break
             if edit.end > start and (edit.label or not kept):
-                replacement = edit.replacement if edit.start >= start else ""
-                edits.append(Found(max(edit.start - start, 0), edit.end - start, edit.label, False, replacement))
-    return edits if len(piece.lanes) == 1 else merged(edits)  # those of one lane are in order and apart
+                edits.append(edit._replace(start=edit.start - start, end=edit.end - start))
+    if len(piece.lanes) > 1:  # those of one lane are in order and apart
+        edits = merged(edits)
+    if edits and edits[0].start < 0:
+        edits[0] = edits[0]._replace(start=0, replacement="")
+    return edits
 
 
 def add(edits: list[Found], more: Sequence[Found]) -> None:
@@ -300,7 +307,5 @@ def add(edits: list[Found], more: Sequence[Found]) -> None:
 
 def _head(raw: bytes) -> bytes:
     """The lines of an event that may leave beside its data (`event: …`), each with its end."""
-    if raw.startswith(b"data:") and raw.find(b"\n") >= len(raw) - 2:
-        return b""
     lines = raw.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
     return b"".join(line + b"\n" for line in lines if _FIELD.fullmatch(line))

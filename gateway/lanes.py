@@ -67,9 +67,13 @@ class Piece(NamedTuple):
     lanes: list[tuple[Lane, int]]
 
     @property
-    def undecided(self) -> Iterator[Lane]:
+    def undecided(self) -> Lane | None:
+        """A lane that has not decided all of it."""
         size = len(self.part.text)
-        return (lane for lane, start in self.lanes if start + size > lane.judge.settled)
+        for lane, start in self.lanes:
+            if start + size > lane.judge.settled:
+                return lane
+        return None
 
 
 class Lanes:

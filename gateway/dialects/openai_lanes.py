@@ -55,7 +55,7 @@ def growing(part: Part, root: Any, depth: int, lane: Place, marks: Place = ()) -
     text = part.kind != "tool_arguments" and last != LOGPROBS
     steps, joined = _steps(part.place[depth:], root, text)
     run = (*lane, *steps) if joined or (marks and text) else None
-    return part._replace(lane=(*lane, *marks, *steps), group=() if marks else lane, run=run)
+    return Part(part.place, part.text, part.kind, (*lane, *marks, *steps), () if marks else lane, run)
 
 
 def placed(part: Part, root: Any) -> Part:
@@ -66,7 +66,7 @@ def placed(part: Part, root: Any) -> Part:
     if _LABEL.search(last) or _STAMP.fullmatch(part.text):
         return part
     steps, _ = _steps(part.place, root, part.kind != "tool_arguments" and (last in _SPOKEN or not last))
-    return part._replace(run=steps)
+    return Part(part.place, part.text, part.kind, run=steps)
 
 
 def tokens(logprobs: Any) -> str:
@@ -95,4 +95,6 @@ def _steps(place: Place, root: Any, spoken: bool) -> tuple[Place, bool]:
             index = inner.get("index") if isinstance(inner, dict) else None
             steps.append(index if isinstance(index, int) else step)
         root = inner
+    if joined and steps[-1:] == ["text"]:
+        steps.pop()  # a list of parts says what a string in its place would
     return tuple(steps), joined

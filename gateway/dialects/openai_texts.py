@@ -94,7 +94,8 @@ def read_asked(body: bytes) -> list[Part]:
         _walk(call, (), "input", found, False)
         return found
     for name, value in call.items():
-        _name(name, (), "input", found)
+        if name not in _WORDS:
+            found.append(Part((name, NAME), name, "input"))
         if name in _DEFINED:
             _walk(value, (name,), "tool_definitions", found, False)
         elif name in ("prompt", "input") and _holds_tokens(value):
@@ -133,7 +134,8 @@ def read_said(data: bytes) -> tuple[list[Part], list[Place]]:
         if name == "choices" and isinstance(choices, list):
             continue
         before = len(found)
-        _name(name, (), "output", found)
+        if name not in _WORDS:
+            found.append(Part((name, NAME), name, "output"))
         _field(name, value, (), "output", found, False)
         if name in ("delta", LOGPROBS) and isinstance(event, str):
             parts = found[before:]
@@ -193,17 +195,13 @@ def _without_numbers(data: bytes) -> bytes:
 def _choice(choice: dict[str, Any], at: int, group: Place, said: Any, found: list[Part]) -> None:
     for name, value in choice.items():
         before = len(found)
-        _name(name, ("choices", at), "output", found)
+        if name not in _WORDS:
+            found.append(Part(("choices", at, name, NAME), name, "output"))
         _field(name, value, ("choices", at), "output", found, False)
         if name in ("delta", "text", LOGPROBS):
             found[before:] = [growing(part, choice, 2, group) for part in found[before:]]
         elif name == "message":
             found[before:] = [placed(part, said) for part in found[before:]]
-
-
-def _name(name: str, place: Place, kind: str, found: list[Part]) -> None:
-    if name not in _WORDS:
-        found.append(Part((*place, name, NAME), name, kind))
 
 
 def _field(name: str, value: Any, place: Place, kind: str, found: list[Part], free: bool) -> None:
@@ -250,7 +248,8 @@ def _walk(value: Any, place: Place, kind: str, found: list[Part], free: bool) ->
         elif type_ in _CALLS and not role and "content" not in value:
             called = "tool_arguments"
         for name, inner in value.items():
-            _name(name, place, kind, found)
+            if name not in _WORDS:
+                found.append(Part((*place, name, NAME), name, kind))
             _field(name, inner, place, called if called and name in _CALLED else kind, found, free)
 
 

@@ -21,9 +21,9 @@ def read(said: Any) -> list[tuple[Any, Any]]:
     [
         ({"text": "a"}, ("text",)),
         ([{"generated_text": "a"}], ("generated_text",)),
-        ({"candidates": [{"content": {"parts": [{"text": "a"}]}}]}, ("candidates", 0, "content", "parts", "text")),
+        ({"candidates": [{"content": {"parts": [{"text": "a"}]}}]}, ("candidates", 0, "content", "parts")),
         ({"candidates": [{"index": 3, "content": {"text": "a"}}]}, ("candidates", 3, "content", "text")),
-        ({"output": [{"content": [{"text": "a"}]}]}, ("output", "content", "text")),
+        ({"output": [{"content": [{"text": "a"}]}]}, ("output", "content")),
         ({"mine": ["a"]}, ("mine", 0)),
         ({"tool_calls": [{"function": {"arguments": "{}"}}]}, ("tool_calls", 0, "function", "arguments")),
         ({"type": "token", "content": "a"}, ("content",)),
@@ -55,6 +55,7 @@ def test_parts_of_a_list_in_a_delta_are_one_text_and_calls_are_not() -> None:
     found = read({"choices": [{"index": 0, "delta": {"content": parts, "tool_calls": calls}}]})
     assert found[0] == found[1]
     assert found[0][0] == found[0][1]
+    assert found[0][0] == read({"choices": [{"index": 0, "delta": {"content": "a"}}]})[0][0]
     assert found[2][0] != found[3][0]
     assert found[2][1] is None
 
