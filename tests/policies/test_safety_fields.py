@@ -19,29 +19,28 @@ def tool(arguments: Any) -> list[dict[str, Any]]:
     return [{"role": "assistant", "content": [{"type": "tool_use", "id": "t", "name": "f", "input": arguments}]}]
 
 
-@pytest.mark.parametrize(
-    "call",
-    [
-        {"messages": HI, "metadata": {"status": SECRET}},
-        {"messages": HI, "metadata": {"type": f"a {SECRET}"}},
-        {"messages": tool({"status": SECRET})},
-        {"messages": tool({"deep": [{"role": SECRET}]})},
-        {"messages": tool({"signature": SECRET})},
-        {"messages": [{"role": "user", "content": "hi", "status": f"is {SECRET}"}]},
-        {"messages": HI, "mine": {"call_id": SECRET}},
-        {"messages": HI, "tools": [{"type": "function", "function": {"name": "f", "parameters": {"detail": SECRET}}}]},
-        {"messages": HI, "metadata": {"kestrel": "1"}},
-        {"messages": HI, "Kestrel": 1},
-        {"messages": HI, SECRET: 1},
-        {"messages": [{"role": "user", "content": "hi", "4111 1111 1111 1111": 1}]},
-    ],
-    ids=lambda call: json.dumps(call)[-40:],
-)
-async def test_identifiers_and_names_that_a_caller_chooses_are_read(call: dict[str, Any]) -> None:
+CALLS: list[dict[str, Any]] = [
+    {"messages": HI, "metadata": {"status": SECRET}},
+    {"messages": HI, "metadata": {"type": f"a {SECRET}"}},
+    {"messages": tool({"status": SECRET})},
+    {"messages": tool({"deep": [{"role": SECRET}]})},
+    {"messages": tool({"signature": SECRET})},
+    {"messages": [{"role": "user", "content": "hi", "status": f"is {SECRET}"}]},
+    {"messages": HI, "mine": {"call_id": SECRET}},
+    {"messages": HI, "tools": [{"type": "function", "function": {"name": "f", "parameters": {"detail": SECRET}}}]},
+    {"messages": HI, "metadata": {"kestrel": "1"}},
+    {"messages": HI, "Kestrel": 1},
+    {"messages": HI, SECRET: 1},
+    {"messages": [{"role": "user", "content": "hi", "4111 1111 1111 1111": 1}]},
+]
+
+
+async def test_identifiers_and_names_that_a_caller_chooses_are_read() -> None:
     rules = safety({"use": "secrets"}, {"use": "personal_data"}, WORDS)
     async with scripted(plain) as up, running(config(up.url, policies=rules)) as gateway:
-        response = await gateway.client.post("/v1/chat/completions", json={"model": "m", **call})
-        assert (response.status_code, len(up.asked)) == (403, 0), response.text
+        for call in CALLS:
+            response = await gateway.client.post("/v1/chat/completions", json={"model": "m", **call})
+            assert (response.status_code, len(up.asked)) == (403, 0), (call, response.text)
 
 
 async def test_what_identifies_and_enumerates_at_its_own_place_is_let_be() -> None:
@@ -71,13 +70,14 @@ async def test_what_identifies_and_enumerates_at_its_own_place_is_let_be() -> No
 
 
 @pytest.mark.parametrize("action", ["block", "redact", "mask"])
-@pytest.mark.parametrize("query", [f"q={SECRET}", f"q=%41KIA{SECRET[4:]}", f"{SECRET}", f"a=1&q=my+key+{SECRET}&b=2"])
-async def test_a_relayed_calls_query_is_read(action: str, query: str) -> None:
+async def test_a_relayed_calls_query_is_read(action: str) -> None:
     rules = safety({"use": "secrets", "action": action})
     async with scripted(plain) as up, running(config(up.url, policies=rules)) as gateway:
-        for method in ("GET", "POST"):
-            response = await gateway.client.request(method, f"/v1/files?{query}", json={} if method == "POST" else None)
-            assert (response.status_code, response.json()["error"]["code"]) == (403, "blocked_by_safety")
+        for query in (f"q={SECRET}", f"q=%41KIA{SECRET[4:]}", SECRET, f"a=1&q=my+key+{SECRET}&b=2"):
+            for method in ("GET", "POST"):
+                json = {} if method == "POST" else None
+                response = await gateway.client.request(method, f"/v1/files?{query}", json=json)
+                assert (response.status_code, response.json()["error"]["code"]) == (403, "blocked_by_safety"), query
         assert not up.asked
         assert (await gateway.client.get("/v1/files?limit=20&after=file-abc")).status_code == 200
 
