@@ -195,6 +195,7 @@ class Holding:
                 for lane, _ in piece.lanes:
                     await self._hear(lane, part.text, lane.once)
                 self._lanes.judged(piece)
+        self._lanes.turn()
 
     async def _finish(self) -> None:
         for lane in self._lanes:

@@ -88,10 +88,12 @@ class Lanes:
         self._seconds = seconds
         self._characters = characters
         self._lanes: dict[tuple[bool, Place], Lane] = {}  # by (aside, key)
-        self._current: dict[Place, Place] = {}  # by group: the kind of its last text
+        self._current: dict[Place, frozenset[Place]] = {}  # by group: the kinds of its texts in the last event
+        self._event: list[Lane] = []  # those that the present event goes on with
         self._runs: frozenset[Place] | None = None  # of an answer that is whole: those of several parts
         self._clean: set[tuple[str, str]] = set()  # (kind, text) of what came once, whole, and was harmless
-        self._heard = 0  # characters
+        self._heard = 0  # characters …
+        self._before = 0  # … before the present event
 
     def __iter__(self) -> Iterator[Lane]:
         return iter(self._lanes.values())
@@ -130,9 +132,19 @@ class Lanes:
         if lane.once and len(part.text) <= _SHORT and not lane.judge.edits and lane.judge.settled == lane.size:
             self._clean.add((part.kind, part.text))
 
+    def turn(self) -> None:
+        """An event is over: what others of its groups went on with may be complete."""
+        for group in {lane.group for lane in self._event}:
+            kinds = frozenset([lane.kind for lane in self._event if lane.group == group])
+            if self._current.get(group) != kinds:
+                self._current[group] = kinds
+                self._leave([lane for lane in self if lane.group == group and lane.kind not in kinds], self._before)
+        self._event.clear()
+        self._before = self._heard
+
     def leave(self, group: Place) -> None:
         """The texts of a group may be complete; (): of all."""
-        self._leave([lane for lane in self if lane.group[: len(group)] == group])
+        self._leave([lane for lane in self if lane.group[: len(group)] == group], self._heard)
 
     def overdue(self, lane: Lane) -> bool:
         """Was it left long enough ago?"""
@@ -153,9 +165,7 @@ class Lanes:
             kind = tuple(step for step in key if isinstance(step, str))
             lane = self._lanes[aside, key] = Lane(judge, kind, part.group, False)
         lane.over, lane.left = False, None
-        if self._current.get(lane.group) != lane.kind:
-            self._current[lane.group] = lane.kind
-            self._leave([one for one in self if one.group == lane.group and one.kind != lane.kind])
+        self._event.append(lane)
         return lane
 
     def _follows(self, run: Place, text: str) -> bool:
@@ -168,8 +178,8 @@ class Lanes:
             return False
         return True
 
-    def _leave(self, lanes: Sequence[Lane]) -> None:
-        left = (self._heard, clock())
+    def _leave(self, lanes: Sequence[Lane], heard: int) -> None:
+        left = (heard, clock())
         for lane in lanes:
             if lane.left is None:
                 lane.left = left

@@ -32,16 +32,21 @@ def test_a_lane_that_was_left_is_overdue_after_so_many_characters_of_others_and_
     made = lanes()
     first = made.put(said("abc", "a"))
     assert first is not None
+    made.turn()
     lane, start = first.lanes[0]
     lane.since = 1.0  # something of it is undecided
     for text, overdue in (("x" * 9, False), ("x", True)):
         made.put(said(text, "b"))
+        made.turn()
         assert made.overdue(lane) is overdue
     more = made.put(said("def", "a"))
+    made.put(said("x" * 20, "b"))  # in the same event
+    made.turn()
     assert more is not None
     assert (more.lanes[0], start) == ((lane, 3), 0)
     assert not made.overdue(lane)
-    made.put(said("x" * 20, "c", group=("choice", 1)))  # another choice is not what it goes on to
+    made.put(said("x" * 20, "c", group=("choice", 1)))
+    made.turn()  # another choice is not what it goes on to
     assert not made.overdue(lane)
     made.leave(("choice", 0))
     assert not made.overdue(lane)

@@ -234,6 +234,29 @@ async def test_or_for_so_many_seconds() -> None:
     assert 0.2 < came["Done"] < came["No."]
 
 
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda text: {"text": text, "mood": f"so {len(text)}"},
+        lambda text: {"choices": [{"index": 0, "delta": {"reasoning": text, "reasoning_details": [{"type": "t", "text": text}]}}]},
+        lambda text: {"type": "response.output_text.delta", "item_id": "msg_1", "output_index": 0, "delta": text},
+    ],
+)  # fmt: skip
+async def test_what_stands_beside_a_text_in_each_event_does_not_end_it(made: Any) -> None:
+    async def script(asked: Asked) -> None:
+        await asked.wire.head()
+        for piece in native(made(f"It is {HALF}"), made(f"{REST} ok")):
+            await asked.wire.chunk(piece)
+            await asyncio.sleep(0.3)
+        await asked.wire.chunk(b"")
+
+    policies = safety({"use": "secrets", "action": "redact"}, hold_seconds=0.1)
+    async with scripted(script) as up, running(config(up.url, policies=policies)) as gateway:
+        response = await gateway.client.post("/v1/anything", json={"model": "m", "stream": True})
+    assert HALF[:4] not in response.text
+    assert SHOWN in response.text
+
+
 async def test_what_goes_on_too_late_loses_only_its_beginning() -> None:
     between = [event({"reasoning_content": "so and so. " * 30})]
     raw, _ = await arrivals(
