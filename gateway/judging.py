@@ -205,7 +205,19 @@ class LaneJudge:
         if self._restorer is not None:
             add(self.edits, self._restorer.feed(piece, final))
             settled = min(settled, self._restorer.settled)
-        self.settled = settled
+        self.settled = max(settled, self.settled)  # what was let go stays so
+
+    async def let_go(self) -> None:
+        """Decides what is there, although more may come; all but what must be seen whole."""
+        for one in self._quick:
+            self._scan(one, "", True)
+        for one in self._slow:
+            if not one.dead:
+                await self._ask(one, "", False, True)
+        if self._restorer is not None:
+            add(self.edits, self._restorer.feed("", True))
+        if all(one.dead or not one.holds or isinstance(one.follower, WindowFollower) for one in self._slow):
+            self.settled = self._size
 
     def _scan(self, one: _Beside, piece: str, final: bool) -> None:
         if one.dead:
@@ -248,6 +260,13 @@ class LaneJudge:
             return
         edits = [replaced(one, rule.replacement) for one in spans]
         add(self.edits, edits if self._escapes is None else [self._escapes.placed(one) for one in edits])
+
+
+def judged(panel: Panel, rules: Sequence[Rule], masking: Masking | None, stage: str, aside: bool) -> LaneJudge | None:
+    """Who judges a lane; None: nobody.  aside: others are asked about its text elsewhere; patterns cost nothing."""
+    asked = [rule for rule in rules if stage in rule.stages and (not aside or isinstance(rule.assessor, Scanner))]
+    masking = None if aside else masking
+    return LaneJudge(panel, asked, stage, masking) if asked or masking is not None else None
 
 
 def replaced(one: Found, replacement: str) -> Found:

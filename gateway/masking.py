@@ -14,8 +14,9 @@ import msgspec
 
 from gateway.patterns import Found
 
-_MARK: Final = re.compile(r"\[([A-Z][A-Z_]{0,30}_[0-9]{1,6})\]", re.IGNORECASE)
-_OPEN: Final = re.compile(r"\[(?:[A-Z][A-Z_]{0,30}(?:_[0-9]{0,6})?)?\Z", re.IGNORECASE)
+_MARK: Final = re.compile(r"\[([A-Z0-9][A-Z0-9_]{0,30}_[0-9]{1,6})\]", re.IGNORECASE | re.ASCII)
+_OPEN: Final = re.compile(r"\[(?:[A-Z0-9][A-Z0-9_]{0,37})?\Z", re.IGNORECASE | re.ASCII)
+_OTHERS: Final = re.compile(r"[^A-Z0-9]+")  # letters of a label that stand in no placeholder
 _LONGEST: Final = 40
 
 
@@ -36,11 +37,12 @@ class Masking:
         return f"Masking({len(self)} values)"
 
     def placeholder(self, label: str, value: str) -> str:
-        """The same for the same value."""
+        """The same for the same value, and another for another, whatever their labels are."""
         name = self._names.get(value)
+        kind = _OTHERS.sub("_", label.upper()).strip("_")[:31] or "VALUE"
         while name is None:
-            number = self._counts[label] = self._counts.get(label, 0) + 1
-            if (word := f"{label.upper()}_{number}") not in self._taken:
+            number = self._counts[kind] = self._counts.get(kind, 0) + 1
+            if (word := f"{kind}_{number}") not in self._taken:
                 name = self._names[value] = word
                 self._values[word] = value
         return f"[{name}]"

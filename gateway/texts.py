@@ -10,7 +10,8 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
-from gateway.dialects import Part, Place
+from gateway.assessor import Scanner
+from gateway.dialects import NAME, Part, Place
 from gateway.escapes import Escapes
 from gateway.patterns import Found, merged
 
@@ -18,6 +19,12 @@ if TYPE_CHECKING:
     from gateway.judging import Rule
 
 SEPARATOR: Final = "\n\x00\n"
+SHORT: Final = 16  # characters of a field's name that is no sentence
+
+
+def short_name(part: Part) -> bool:
+    """Is it a field's name that only patterns make sense of?"""
+    return part.place[-1:] == (NAME,) and len(part.text) <= SHORT
 
 
 class Joined:
@@ -76,13 +83,14 @@ class Texts:
         for part in self._parts:
             self._starts.append(at)
             at += len(part.text) + 1
-        self._made: dict[frozenset[str], list[tuple[str, Joined]]] = {}
+        self._made: dict[tuple[frozenset[str], bool], list[tuple[str, Joined]]] = {}
 
     def of(self, rule: Rule) -> list[tuple[str, Joined]]:
         """(stage, text) of what the rule is asked about."""
-        made = self._made.get(rule.stages)
+        key = rule.stages, isinstance(rule.assessor, Scanner)
+        made = self._made.get(key)
         if made is None:
-            made = self._made[rule.stages] = [*self._joined(rule.stages)]
+            made = self._made[key] = [*self._joined(*key)]
         return made
 
     def changed(self, edits: Sequence[Found]) -> dict[Place, str]:
@@ -101,8 +109,12 @@ class Texts:
             changes[part.place] = "".join([*pieces, part.text[done:]])
         return changes
 
-    def _joined(self, stages: frozenset[str]) -> Iterator[tuple[str, Joined]]:
-        mine = [(at, part) for at, part in enumerate(self._parts) if part.kind in stages]
+    def _joined(self, stages: frozenset[str], patterns: bool) -> Iterator[tuple[str, Joined]]:
+        mine = [
+            (at, part)
+            for at, part in enumerate(self._parts)
+            if part.kind in stages and (patterns or not short_name(part))
+        ]
         if not mine:
             return
         kinds = {part.kind for _, part in mine}

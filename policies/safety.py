@@ -12,7 +12,9 @@ import logging
 import re
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
+from functools import partial
 from typing import Annotated, Any, Final, Literal, TypeVar
+from urllib.parse import unquote_plus
 from weakref import WeakKeyDictionary
 
 import msgspec
@@ -21,12 +23,12 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from gateway import assessor as assessors
 from gateway import settings
 from gateway.assessor import STAGES, NoAssessor
-from gateway.dialects import NAME, Chunk
+from gateway.dialects import NAME, Chunk, Part
 from gateway.errors import BadCall, Denied
 from gateway.exchange import Assessment, Exchange
 from gateway.holding import Holding
 from gateway.inner import Inner
-from gateway.judging import LaneJudge, Panel, Rule, refused, replaced, side_by_side
+from gateway.judging import Panel, Rule, judged, refused, replaced, side_by_side
 from gateway.masking import Masking
 from gateway.patterns import Found
 from gateway.policy import Policy, Words
@@ -144,7 +146,9 @@ class Safety(Policy[_State]):
         team = self._of(x.caller.team)
         if not team.rules:
             return None
-        asked = team.asked if x.upload is not None else _suspects(x, team.asked, team.asked_once, "input", x.body)
+        asked: Sequence[Rule] = team.asked
+        if x.upload is None and "?" not in x.upstream_path:
+            asked = _suspects(x, asked, team.asked_once, "input", x.body)
         if not asked and x.caller.content == "none":
             return None  # most calls: what there is to know of the answer is made when it is needed
         state = self._states[x] = _State(Panel(team.rules, x))
@@ -164,11 +168,12 @@ class Safety(Policy[_State]):
         if x.upload is not None:
             self._not_judged(state.panel, rules, "input", "a file or a form")
             return
-        if not x.body:
-            return
+        # A query is like a field's name: nothing can be taken out of it.
+        parts = [Part((NAME,), unquote_plus(query), "input")] if (query := x.upstream_path.partition("?")[2]) else []
         read = x.dialect.read_asked
         try:
-            parts = read(x.body) if len(x.body) <= _LARGE else await asyncio.to_thread(read, x.body)
+            if x.body:
+                parts += read(x.body) if len(x.body) <= _LARGE else await asyncio.to_thread(read, x.body)
         except ValueError as error:
             raise BadCall(f"The body cannot be judged: {error}.", code="invalid_json") from None
         texts = Texts(parts)
@@ -243,7 +248,7 @@ class Safety(Policy[_State]):
             # What is kept of the question must not hold what was taken out of it.
             again = team.masks if self._alike and x.caller.content == "none" else team.asked
             asked = () if x.answer is None else again
-            if not team.rules or (x.endpoint == "embeddings" and not asked):
+            if not team.rules:
                 return chunk
             said = None
             if chunk.last and not (asked or team.masks or x.stream):
@@ -273,10 +278,10 @@ class Safety(Policy[_State]):
             team = self._of(x.caller.team)
             said = state.said
             if said is None:
-                said = [] if x.endpoint == "embeddings" else team.said
+                said = team.said
                 if said and chunk.last and not x.stream:
                     said = _suspects(x, said, team.said_once, "output", chunk.raw)
-            if not (said or (state.masking and x.endpoint != "embeddings")):
+            if not (said or state.masking):
                 return chunk
             holding = state.holding = self._hold(x, state, said)
         raw = await holding.take(chunk.raw, chunk.last)
@@ -288,15 +293,9 @@ class Safety(Policy[_State]):
 
     def _hold(self, x: Exchange, state: _State, rules: Sequence[Rule]) -> Holding:
         panel, masking = state.panel, state.masking
-
-        def judge(stage: str) -> LaneJudge | None:
-            asked = [rule for rule in rules if stage in rule.stages]
-            return LaneJudge(panel, asked, stage, masking) if asked or masking is not None else None
-
-        def unjudged(what: str) -> None:
-            self._not_judged(panel, rules, "output", what)
-
-        return Holding(x.dialect, x.stream, judge, unjudged, self._said.hold_seconds)
+        judge = partial(judged, panel, rules, masking)
+        unjudged, said = partial(self._not_judged, panel, rules, "output"), self._said
+        return Holding(x.dialect, x.stream, judge, unjudged, said.hold_seconds, said.hold_characters)
 
     def veils(self, x: Exchange) -> bool:
         """Its words may repeat what was asked, and are judged by nobody."""

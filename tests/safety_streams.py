@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import random
 import string
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-from gateway.dialects import openai, sse
+from gateway.dialects import opaque, openai, sse
 from gateway.errors import Denied
 from gateway.exchange import Caller, Exchange, Trace
 from policies.safety import Safety
+
+Key = tuple[Any, ...]
 
 LETTERS = string.ascii_letters + string.digits
 FILLER = [
@@ -68,7 +71,7 @@ def safety(action: str, **more: Any) -> Safety:
 class Lane:
     """One text of an answer: as the provider wrote it, without what is unsafe, and up to the first of that."""
 
-    key: tuple[Any, ...]
+    key: Key
     text: str = ""
     clean: str = ""
     safe: str | None = None  # None: nothing was planted
@@ -78,14 +81,16 @@ class Lane:
 class Stream:
     wire: bytes
     lanes: list[Lane]
-    order: list[tuple[Any, ...]] = field(default_factory=list)
+    read: Callable[[bytes], dict[Key, str]]  # each lane's text, as a client of this shape puts it together
+    relayed: bool = False  # it is in no dialect …
+    whole: bool = False  # … and no stream of events
 
     @property
     def unsafe(self) -> bool:
         return any(lane.safe is not None for lane in self.lanes)
 
 
-def lane(rng: random.Random, key: tuple[Any, ...], plant: float = 0.25) -> Lane:
+def lane(rng: random.Random, key: Key, plant: float = 0.25, words: list[str] = FILLER) -> Lane:
     made = Lane(key)
     in_json = key[-1] == "arguments"
     write = (lambda text: json.dumps(text, ensure_ascii=rng.random() < 0.3)[1:-1]) if in_json else str
@@ -103,7 +108,7 @@ def lane(rng: random.Random, key: tuple[Any, ...], plant: float = 0.25) -> Lane:
             made.text += write(text) + " and"
             made.clean += clean + " and"
         else:
-            word = write(rng.choice(FILLER))
+            word = write(rng.choice(words))
             made.text += word
             made.clean += word
         made.text += " "
@@ -171,7 +176,7 @@ def stream(rng: random.Random, plant: float = 0.25) -> Stream:
             b"data: " + json.dumps(whole, ensure_ascii=rng.random() < 0.5, separators=spaced).encode() + b"\n\n"
         )
     wire.append(b"data: [DONE]\n\n")
-    return Stream(b"".join(wire), lanes)
+    return Stream(b"".join(wire), lanes, texts)
 
 
 def shuffled(rng: random.Random, runs: list[list[Any]]) -> list[Any]:
@@ -186,18 +191,19 @@ def shuffled(rng: random.Random, runs: list[list[Any]]) -> list[Any]:
     return out
 
 
-def exchange() -> Exchange:
+def exchange(stream: bool = True) -> Exchange:
     return Exchange(
         id="req_1", endpoint="chat", operation="chat", method="POST", path="/v1/chat/completions", route="", started=0,
-        started_at=0, trace=Trace(0, 0, 0, False), caller=Caller("t", "k"), dialect=openai, stream=True,
+        started_at=0, trace=Trace(0, 0, 0, False), caller=Caller("t", "k"), dialect=openai, stream=stream,
         body=b'{"model":"m","messages":[{"role":"user","content":"hi"}]}',
     )  # fmt: skip
 
 
 async def told(policy: Safety, one: Stream, rng: random.Random) -> tuple[bytes, Denied | None]:
     """What reaches the caller, and the refusal if one ends it."""
-    x, out = exchange(), b""
-    reader = openai.reader(True, True, False)
+    x, out = exchange(not one.whole), b""
+    relayed = opaque.OpaqueReader(not one.whole, False)
+    reader = relayed if one.relayed else openai.reader(True, True, False)
     receipt = await policy.admit(x)
     try:
         at = 0
@@ -208,6 +214,9 @@ async def told(policy: Safety, one: Stream, rng: random.Random) -> tuple[bytes, 
                 out += kept.raw if kept is not None else b""
             assert reader.failure is None
             at += size
+        for chunk in relayed.close() if one.relayed else ():
+            kept = await policy.screen(x, chunk)
+            out += kept.raw if kept is not None else b""
         return out, None
     except Denied as error:
         return out, error
@@ -216,9 +225,9 @@ async def told(policy: Safety, one: Stream, rng: random.Random) -> tuple[bytes, 
             policy.settle(x, receipt)
 
 
-def texts(out: bytes) -> dict[tuple[Any, ...], str]:
+def texts(out: bytes) -> dict[Key, str]:
     """Each lane's text, as a client puts it together."""
-    said: dict[tuple[Any, ...], str] = {}
+    said: dict[Key, str] = {}
     for event in sse.Splitter().feed(out):
         data = sse.data(event)
         if data is None or data == b"[DONE]":
@@ -226,8 +235,9 @@ def texts(out: bytes) -> dict[tuple[Any, ...], str]:
         for choice in json.loads(data)["choices"]:
             delta = choice["delta"]
             for name in ("reasoning_content", "content"):
-                if delta.get(name):
-                    said[choice["index"], name] = said.get((choice["index"], name), "") + delta[name]
+                if more := delta.get(name):
+                    more = more if isinstance(more, str) else "".join(part["text"] for part in more)
+                    said[choice["index"], name] = said.get((choice["index"], name), "") + more
             for call in delta.get("tool_calls", ()):
                 key = (choice["index"], call["index"], "arguments")
                 said[key] = said.get(key, "") + call["function"]["arguments"]
@@ -236,7 +246,7 @@ def texts(out: bytes) -> dict[tuple[Any, ...], str]:
 
 def leaked(one: Stream, out: bytes, refused: bool) -> int:
     """Characters of what was planted that reached the caller; asserts that nothing else is missing or changed."""
-    said = texts(out)
+    said = one.read(out)
     count = 0
     for each in one.lanes:
         got = said.get(each.key, "")

@@ -30,6 +30,7 @@ SHARED = {
     "gateway.dialects.openai_answers": "the other half of the dialect openai",
     "gateway.dialects.openai_replay": "the same dialect's answers in their other form",
     "gateway.dialects.openai_texts": "the texts in what the dialect openai writes",
+    "gateway.dialects.openai_lanes": "which of those texts go on, and which are joined",
     "gateway.dialects.opaque": "reads a relayed answer, which is in no dialect",
     "gateway.store.directory": "the shape of what every directory keeps, and the chain of its log",
     "gateway.ledger.accounts": "the bookkeeping of the SQLite ledger, inside a transaction; opens no file",

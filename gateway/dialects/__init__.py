@@ -37,6 +37,7 @@ class Looked(NamedTuple):
 
 Place = tuple[str | int, ...]  # the way to a value in JSON: names of fields, and places in lists from 0
 NAME: Final = -1  # last in a Place: not the value is meant but the field's own name, which cannot be written anew
+LOGPROBS: Final = "logprobs"  # last in a Place: all tokens in it, as one text, which can only be dropped
 
 
 class Part(NamedTuple):
@@ -47,7 +48,8 @@ class Part(NamedTuple):
     # instructions | input | tool_definitions | tool_arguments | tool_results | output; or media: not to be read as text
     kind: str
     lane: Place | None = None  # parts of one lane make one text, event after event; None: this one is whole in itself
-    group: Place = ()  # the choice, or the item of an answer, that a lane belongs to
+    group: Place = ()  # the choice that a lane belongs to
+    run: Place | None = None  # parts of one run may be joined by a reader too, in the order in which they come
 
 
 class Reader(Protocol):
@@ -102,11 +104,11 @@ class Dialect(Protocol):
     def read_asked(self, body: bytes) -> list[Part]:
         """Every text in a call.  Raises ValueError where it is no JSON, or could be read in two ways."""
 
-    def read_said(self, data: bytes) -> tuple[list[Part], list[Place] | None]:
-        """Every text in an answer, or in one event of it; and the groups that end with it (None: all of them).
+    def read_said(self, data: bytes) -> tuple[list[Part], list[Place]]:
+        """Every text in an answer, or in one event of it; and the groups that end with it, or what these begin with.
 
         Raises ValueError where it is no JSON.
         """
 
-    def write_texts(self, data: bytes, changes: Mapping[Place, str]) -> bytes:
-        """The same call, answer or event with some texts changed; all the rest stays as it was written."""
+    def write_texts(self, data: bytes, changes: Mapping[Place, str | None]) -> bytes:
+        """The same call, answer or event with some texts changed, or emptied (None); the rest stays as it was."""

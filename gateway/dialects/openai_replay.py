@@ -188,11 +188,14 @@ def _deltas(choice: Json, pieces: bool) -> Iterator[tuple[Json, str]]:
     calls = message.pop("tool_calls", None) or []
     head = {"role": message.pop("role", "assistant")} | dict.fromkeys(texts, "") | message
     yield {"delta": head}, ""
+    spoken = next((name for name in _TOLD if texts.get(name)), "")  # the text that log-probabilities are of
     for name, text in texts.items():
         for part in _parts(text, whole):
-            told = {"logprobs": logprobs} if logprobs is not None else {}
-            yield {"delta": {name: part}, **told}, part
-            logprobs = None
+            if name == spoken and logprobs is not None:
+                yield {"delta": {name: part}, "logprobs": logprobs}, part
+                logprobs = None
+            else:
+                yield {"delta": {name: part}}, part
     if logprobs is not None:
         yield {"delta": {}, "logprobs": logprobs}, ""
     for at, call in enumerate(calls):
@@ -200,6 +203,7 @@ def _deltas(choice: Json, pieces: bool) -> Iterator[tuple[Json, str]]:
 
 
 _TEXTS: Final = ("reasoning_content", "reasoning", "content", "refusal")
+_TOLD: Final = ("content", "refusal")
 
 
 def _call(at: int, call: Json, whole: bool) -> Iterator[tuple[Json, str]]:

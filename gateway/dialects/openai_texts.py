@@ -2,30 +2,26 @@
 
 Every string counts, not only those in fields that are known: what a vendor adds tomorrow is read too, and so are the
 shapes of the endpoints that are only relayed (Responses, Anthropic's messages), which are JSON of the same kind.  Left
-out are short identifiers and enumerations, and log-probabilities, which repeat the text and are dropped where it is
-changed.  Fields: OpenAI API reference (chat, completions, embeddings, responses), Anthropic API reference (messages).
+out are short identifiers and enumerations where the API has them, and never in an object whose fields somebody chooses.
+Log-probabilities repeat the text: they are read as one, and dropped where it is changed.  Fields: OpenAI API reference
+(chat, completions, embeddings, responses), Anthropic API reference (messages).
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
 
-from gateway.dialects import NAME, Part, Place
+from gateway.dialects import LOGPROBS, NAME, Part, Place
+from gateway.dialects.openai_lanes import NAMES, group_of, growing, placed, tokens
 
-LONGEST_ID: Final = 64  # characters of an identifier; what is longer is text, whatever its field is called
 _DEEPEST: Final = 200  # levels; parsers differ beyond
 
-# Fields that identify or enumerate.
-_NAMES: Final = frozenset(
-    "id object model type role finish_reason stop_reason created system_fingerprint service_tier index status call_id "  # noqa: SIM905
-    "item_id tool_call_id tool_use_id previous_response_id response_id encoding_format detail format media_type "
-    "reasoning_effort verbosity safety_identifier prompt_cache_key tool_choice truncation event_id container_id".split()
-)
-_REPEATED: Final = frozenset({"logprobs", "obfuscation", "embedding", "usage", "encrypted_content", "signature"})
+_REPEATED: Final = frozenset({"obfuscation", "embedding", "encrypted_content", "signature"})  # base64
 _MEDIA: Final = frozenset({"data", "b64_json", "file_data", "partial_image_b64", "result"})  # base64
 _FETCHED: Final = frozenset({"image_url", "file_url", "file_id", "input_audio", "image_file", "source"})
 _ARGUMENTS: Final = frozenset({"tool_calls", "function_call", "arguments", "partial_json"})
@@ -42,10 +38,43 @@ _CALLS: Final = frozenset({"function_call", "custom_tool_call", "tool_use", "ser
 _CALLED: Final = frozenset({"arguments", "input", "name"})  # of such a call
 _SYSTEM: Final = frozenset({"system", "developer"})
 _DEFINED: Final = frozenset({"tools", "functions", "response_format", "text_format"})
+_TYPED: Final = ("response.", "message_", "content_block_")  # events that say what goes on in them, and what is whole
 _ENDS: Final = ("done", "stop", "completed", "incomplete", "failed", "delta_end")
-_GROUP: Final = ("output_index", "index", "item_id", "content_index", "summary_index")
-# In a field `delta`, what is whole in itself; all else there goes on in the next event.
-_WHOLE: Final = _NAMES | {"name", "server_label"}
+# Fields whose objects have the API's own fields; in any other, and below it, somebody chose them.
+_OURS: Final = frozenset(
+    "messages message delta choices content tool_calls function function_call custom tools functions tool_choice "  # noqa: SIM905
+    "data input output item items part parts content_block response summary annotations citations candidates "
+    "usage error prompt instructions system response_format text_format text json_schema format reasoning "
+    "thinking incomplete_details prompt_tokens_details completion_tokens_details input_tokens_details "
+    "output_tokens_details source image_url input_audio file".split()
+)
+_OBJECTS: Final = frozenset({"arguments", "input"})  # of a call of a tool: chosen, whatever the field is elsewhere
+_ID: Final = re.compile(r"[\w.:/@+=-]{0,64}", re.ASCII)  # a longer one is text, whatever its field is called
+_BASE64: Final = re.compile(r"[\w+/=-]*", re.ASCII)
+# Names of the API's own fields, and the words of JSON Schema: what somebody chose is none of them.
+_WORDS: Final = (
+    NAMES
+    | _OURS
+    | _REPEATED
+    | _MEDIA
+    | _FETCHED
+    | _ARGUMENTS
+    | frozenset(
+        "name stream stream_options temperature top_p top_k n stop seed user store metadata max_tokens logit_bias "  # noqa: SIM905
+        "modalities max_completion_tokens presence_penalty frequency_penalty parallel_tool_calls logprobs "
+        "top_logprobs prediction web_search_options prompt_cache_retention background max_output_tokens "
+        "max_tool_calls include conversation stop_sequences thinking budget_tokens cache_control ttl suffix echo "
+        "best_of dimensions voice speed quality size style language refusal reasoning_content reasoning_details audio "
+        "url filename parameters annotations delta logprob token bytes prompt_tokens completion_tokens total_tokens "
+        "input_tokens output_tokens cached_tokens reasoning_tokens audio_tokens accepted_prediction_tokens "
+        "rejected_prediction_tokens cache_creation_input_tokens incomplete_details cache_read_input_tokens "
+        "sequence_number output_index content_index summary_index code param citation type properties description "
+        "required items enum title default format anyOf oneOf allOf additionalProperties const minimum maximum "
+        "pattern $ref $defs $schema schema strict nullable minItems maxItems minLength maxLength examples "
+        "content_filter_results prompt_filter_results".split()
+    )
+)
+_TYPES: Final = frozenset({"object", "string", "number", "integer", "boolean", "array", "null"})
 _decode = msgspec.json.Decoder().decode
 _fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _items = msgspec.json.Decoder(list[msgspec.Raw]).decode
@@ -62,105 +91,144 @@ def read_asked(body: bytes) -> list[Part]:
         raise ValueError("not JSON that can be read") from error
     found: list[Part] = []
     if not isinstance(call, dict):
-        _walk(call, (), "input", found)
+        _walk(call, (), "input", found, False)
         return found
     for name, value in call.items():
+        if name not in _WORDS:
+            found.append(Part((name, NAME), name, "input"))
         if name in _DEFINED:
-            _walk(value, (name,), "tool_definitions", found)
+            _walk(value, (name,), "tool_definitions", found, False)
         elif name in ("prompt", "input") and _holds_tokens(value):
             found.append(Part((name,), "", "media"))  # numbers of a vocabulary: text that nobody can read here
-            _walk(value, (name,), "input", found)
+            _walk(value, (name,), "input", found, False)
         elif name in ("instructions", "system"):
-            _walk(value, (name,), "instructions", found)
+            _walk(value, (name,), "instructions", found, False)
         else:
-            _field(name, value, (), "input", found)
+            _field(name, value, (), "input", found, False)
     return found
 
 
-def read_said(data: bytes) -> tuple[list[Part], list[Place] | None]:
-    """Every text in an answer, or in one event of it; and the groups that end with it (None: all of them)."""
-    try:
-        said = _decode(data)
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise ValueError("not JSON that can be read") from error
+def read_said(data: bytes) -> tuple[list[Part], list[Place]]:
+    """Every text in an answer, or in one event of it; and the groups that end with it, or what these begin with."""
+    said = _read(data)
     found: list[Part] = []
     ended: list[Place] = []
     if not isinstance(said, dict):
-        _walk(said, (), "output", found)
-        return found, ended
+        _walk(said, (), "output", found, False)
+        return [placed(part, said) for part in found], ended
     choices = said.get("choices")
     if isinstance(choices, list):
         for at, choice in enumerate(choices):
             if isinstance(choice, dict):
                 index = choice.get("index", at)
                 group: Place = ("choice", index if isinstance(index, int) else at)
-                _choice(choice, at, group, found)
+                _choice(choice, at, group, said, found)
                 if choice.get("finish_reason") is not None:
                     ended.append(group)
+            else:
+                _walk(choice, ("choices", at), "output", found, False)
     event = said.get("type")
-    marks = (said.get(name, 0) for name in _GROUP) if isinstance(event, str) else ()
-    group = tuple(mark if isinstance(mark, int | str) else 0 for mark in marks)
+    marks = group_of(said) if isinstance(event, str) else ()
+    shaped = isinstance(choices, list) or (isinstance(event, str) and event.startswith(_TYPED))
     for name, value in said.items():
         if name == "choices" and isinstance(choices, list):
             continue
         before = len(found)
-        _field(name, value, (), "output", found)
-        if name == "delta" and isinstance(event, str):
-            kind = "tool_arguments" if "arguments" in event or "_call" in event else ""
-            found[before:] = [_growing(part, said, 0, (event, *group), group, kind) for part in found[before:]]
+        if name not in _WORDS:
+            found.append(Part((name, NAME), name, "output"))
+        _field(name, value, (), "output", found, False)
+        if name in ("delta", LOGPROBS) and isinstance(event, str):
+            parts = found[before:]
+            if "arguments" in event or "_call" in event:
+                parts = [part._replace(kind="tool_arguments") if part.text else part for part in parts]
+            found[before:] = [growing(part, said, 0, (event,), marks) for part in parts]
+        elif not shaped:
+            found[before:] = [placed(part, said) for part in found[before:]]
     if isinstance(event, str) and event.endswith(_ENDS):
-        return found, None
+        ended.append(())
     return found, ended
 
 
-def write_texts(data: bytes, changes: Mapping[Place, str]) -> bytes:
-    """The same call, answer or event with some texts changed; all the rest stays as it was written."""
-    return bytes(_rewritten(msgspec.Raw(data), dict(changes)))
+def write_texts(data: bytes, changes: Mapping[Place, str | None]) -> bytes:
+    """The same call, answer or event with some texts changed, or emptied (None); the rest stays as it was written."""
+    try:
+        return bytes(_rewritten(msgspec.Raw(data), dict(changes)))
+    except (msgspec.DecodeError, UnicodeEncodeError):  # halves of characters, or another encoding than UTF-8
+        value: Any = {"": json.loads(data)}
+        for place, text in changes.items():
+            place, inner = ("", *place), value
+            for step in place[:-1]:
+                inner = inner[step]
+                if isinstance(inner, dict) and isinstance(inner.get(LOGPROBS), dict | list):
+                    inner[LOGPROBS] = None
+            inner[place[-1]] = text
+        return json.dumps(value[""]).encode()
 
 
-def _choice(choice: dict[str, Any], at: int, group: Place, found: list[Part]) -> None:
+def _read(data: bytes) -> Any:
+    """As clients read it.  Raises ValueError where it is no JSON."""
+    try:
+        return _decode(_without_numbers(data) if b'"embedding"' in data else data)
+    except (msgspec.DecodeError, RecursionError):
+        try:  # clients take halves of characters, byte order marks and UTF-16
+            return json.loads(data)
+        except (ValueError, RecursionError) as error:
+            raise ValueError("not JSON that can be read") from error
+
+
+def _without_numbers(data: bytes) -> bytes:
+    """An answer without its embeddings, where these are nothing but numbers: they are most of it."""
+    fields = _fields(data)
+    if "data" not in fields or bytes(memoryview(fields["data"])[:1]) != b"[":
+        return data
+    rows: list[Any] = _items(fields["data"])
+    for at, raw in enumerate(rows):
+        if bytes(memoryview(raw)[:1]) != b"{":
+            continue
+        row = _fields(raw)
+        vector = bytes(row.get("embedding", b""))
+        if vector[:1] == b"[" and b'"' not in vector:  # no string is in it
+            rows[at] = row | {"embedding": None}
+    return _encode(fields | {"data": rows})
+
+
+def _choice(choice: dict[str, Any], at: int, group: Place, said: Any, found: list[Part]) -> None:
     for name, value in choice.items():
         before = len(found)
-        _field(name, value, ("choices", at), "output", found)
-        if name in ("delta", "text"):
-            found[before:] = [_growing(part, choice, 2, group, group, "") for part in found[before:]]
+        if name not in _WORDS:
+            found.append(Part(("choices", at, name, NAME), name, "output"))
+        _field(name, value, ("choices", at), "output", found, False)
+        if name in ("delta", "text", LOGPROBS):
+            found[before:] = [growing(part, choice, 2, group) for part in found[before:]]
+        elif name == "message":
+            found[before:] = [placed(part, said) for part in found[before:]]
 
 
-def _growing(part: Part, root: Any, depth: int, lane: Place, group: Place, kind: str) -> Part:
-    """Unless it is whole by its name, a part of a text that goes on in the next event.  depth: of root in its place."""
-    last = part.place[-1]
-    if part.kind == "media" or last == NAME or (last in _WHOLE and len(part.place) > 1):
-        return part
-    steps: list[str | int] = []
-    for step in part.place[depth:]:
-        inner = root[step]
-        named = isinstance(step, int) and isinstance(inner, dict) and isinstance(inner.get("index"), int)
-        steps.append(inner["index"] if named else step)  # a tool call is known by its index, not by its place
-        root = inner
-    return Part(part.place, part.text, kind or part.kind, (*lane, *steps), group)
-
-
-def _field(name: str, value: Any, place: Place, kind: str, found: list[Part]) -> None:
+def _field(name: str, value: Any, place: Place, kind: str, found: list[Part], free: bool) -> None:
     if isinstance(value, str):
-        if name in _NAMES and len(value) <= LONGEST_ID:
+        if name in NAMES and (value in _TYPES if free else _ID.fullmatch(value)):
             return
         if (name in _MEDIA and _is_base64(value)) or value.startswith("data:"):
             found.append(Part((*place, name), "", "media"))
             return
         if name in _FETCHED:
             found.append(Part((*place, name), "", "media"))
-        if name in _REPEATED:
+        if name in _REPEATED and not free and _BASE64.fullmatch(value):
             return
         found.append(Part((*place, name), value, "tool_arguments" if name in _ARGUMENTS else kind))
     elif isinstance(value, dict | list):
-        if name in _REPEATED:
+        if name == LOGPROBS and not free:
+            if text := tokens(value):
+                found.append(Part((*place, name), text, kind))
             return
         if name in _FETCHED:
             found.append(Part((*place, name), "", "media"))
-        _walk(value, (*place, name), "tool_arguments" if name in _ARGUMENTS else kind, found)
+        free = free or name not in _OURS or (kind == "tool_arguments" and name in _OBJECTS)
+        _walk(value, (*place, name), "tool_arguments" if name in _ARGUMENTS else kind, found, free)
 
 
-def _walk(value: Any, place: Place, kind: str, found: list[Part]) -> None:
+def _walk(value: Any, place: Place, kind: str, found: list[Part], free: bool) -> None:
+    """free: the fields here are not the API's."""
     if isinstance(value, str):
         found.append(Part(place, value, kind) if not value.startswith("data:") else Part(place, "", "media"))
         return
@@ -169,7 +237,7 @@ def _walk(value: Any, place: Place, kind: str, found: list[Part]) -> None:
     if isinstance(value, list):
         for at, item in enumerate(value):
             if isinstance(item, dict | list | str):
-                _walk(item, (*place, at), kind, found)
+                _walk(item, (*place, at), kind, found, free)
     elif isinstance(value, dict):
         role, type_ = (word if isinstance(word, str) else "" for word in (value.get("role"), value.get("type")))
         called = ""  # what its arguments are: of a call, not of a message that calls itself one
@@ -180,9 +248,9 @@ def _walk(value: Any, place: Place, kind: str, found: list[Part]) -> None:
         elif type_ in _CALLS and not role and "content" not in value:
             called = "tool_arguments"
         for name, inner in value.items():
-            if len(name) > 16:  # a shorter one holds no secret
+            if name not in _WORDS:
                 found.append(Part((*place, name, NAME), name, kind))
-            _field(name, inner, place, called if called and name in _CALLED else kind, found)
+            _field(name, inner, place, called if called and name in _CALLED else kind, found, free)
 
 
 def _holds_tokens(value: Any) -> bool:
@@ -204,11 +272,12 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return fields
 
 
-def _rewritten(raw: msgspec.Raw, changes: dict[Place, str]) -> msgspec.Raw:
+def _rewritten(raw: msgspec.Raw, changes: dict[Place, str | None]) -> msgspec.Raw:
     """Level by level, only along the places that change."""
     if () in changes:
-        return msgspec.Raw(_encode(changes[()]))
-    below: dict[str | int, dict[Place, str]] = {}
+        empty = changes[()] is None and bytes(memoryview(raw)[:1]) == b"["
+        return msgspec.Raw(b"[]" if empty else _encode(changes[()]))
+    below: dict[str | int, dict[Place, str | None]] = {}
     for place, text in changes.items():
         below.setdefault(place[0], {})[place[1:]] = text
     if bytes(memoryview(raw)[:64]).lstrip()[:1] == b"[":
@@ -221,6 +290,6 @@ def _rewritten(raw: msgspec.Raw, changes: dict[Place, str]) -> msgspec.Raw:
     for name, inner in below.items():
         assert isinstance(name, str)
         fields[name] = _rewritten(fields[name], inner)
-    if "logprobs" in fields and bytes(fields["logprobs"])[:1] in b"{[":
-        fields["logprobs"] = msgspec.Raw(b"null")  # they repeat the text that was changed
+    if LOGPROBS in fields and bytes(fields[LOGPROBS])[:1] in b"{[":
+        fields[LOGPROBS] = msgspec.Raw(b"null")  # they repeat the text that was changed
     return msgspec.Raw(_encode(fields))

@@ -8,7 +8,8 @@ import pytest
 
 from gateway.assessor import Assessor, Verdict
 from gateway.errors import Denied
-from gateway.judging import LaneJudge, Panel, Rule, refused, replaced, side_by_side
+from gateway.judging import LaneJudge, Panel, Rule, judged, refused, replaced, side_by_side
+from gateway.masking import Masking
 from gateway.patterns import Found
 from tests.assessed import made
 from tests.safety_streams import exchange
@@ -42,6 +43,28 @@ async def test_an_assessor_without_places_takes_all_that_it_was_asked_about() ->
     await judge.hear("abcdef", False, False)
     assert judge.edits == [Found(0, 6, "sure", False, "<sure>")]
     assert judge.settled == 6
+
+
+async def test_what_is_let_go_is_decided_and_what_comes_after_it_is_still_judged_with_it() -> None:
+    secrets, whole = made("secrets"), made("json_schema", schema={})
+    rules = [Rule(secrets, "redact", OUTPUT), Rule(whole, "block", OUTPUT)]
+    key = "AK" + "IA" + "QZXW5BTRNKLM2PQ7"
+    for asked, settled in ((rules[:1], 14), (rules, 0)):
+        judge = LaneJudge(Panel(asked, exchange()), asked, "output", None)
+        await judge.hear(f"is {key[:11]}", False, False)
+        await judge.let_go()
+        assert judge.settled == settled  # what must be seen whole waits for the end
+        await judge.hear(f"{key[11:]} ok", False, False)
+        assert [(one.start, one.end) for one in judge.edits] == [(14, 23)]
+
+
+async def test_who_is_asked_aside_is_a_pattern_and_puts_nothing_back() -> None:
+    rules = [Rule(made("secrets"), "redact", OUTPUT), Rule(made("length"), "block", OUTPUT)]
+    panel = Panel(rules, exchange())
+    assert judged(panel, rules, None, "output", True) is not None
+    assert judged(panel, rules[1:], Masking(), "output", True) is None
+    assert judged(panel, rules[1:], Masking(), "output", False) is not None
+    assert judged(panel, rules, None, "input", False) is None
 
 
 async def test_the_first_refusal_ends_the_others() -> None:

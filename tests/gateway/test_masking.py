@@ -30,3 +30,15 @@ def test_they_come_back_in_any_case_and_cut_anywhere() -> None:
             add(edits, restorer.feed(text[cut:], True))
             assert restorer.settled == len(text)
             assert [(one.start, one.end, one.replacement) for one in edits] == [(3, 12, value), (14, 23, value)]
+
+
+def test_labels_of_any_letters_come_back_and_share_no_placeholder() -> None:
+    masking = Masking()
+    labels = ["email", "EMAIL", "credit-card", "credit card", "iban2", "2024", "Übernahme", "内部", "x" * 60, "x" * 50]
+    marks = [masking.placeholder(label, f"value {at}") for at, label in enumerate(labels)]
+    assert len(set(marks)) == len(labels)
+    assert marks[:4] == ["[EMAIL_1]", "[EMAIL_2]", "[CREDIT_CARD_1]", "[CREDIT_CARD_2]"]
+    for at, mark in enumerate(marks):
+        restorer = Restorer(masking, False)
+        found = [edit for piece in mark for edit in restorer.feed(piece, False)]
+        assert [(one.start, one.end, one.replacement) for one in found] == [(0, len(mark), f"value {at}")], mark

@@ -11,6 +11,7 @@ import pytest
 
 from gateway.demo.simulator import running as simulated
 from tests.running import KEY, config, running
+from tests.scripted import DONE, Asked, event, say, scripted
 
 SECRET = "AK" + "IA" + "QZXW5BTRNKLM2PQ7"
 MODELS = {"m": {"targets": [{"provider": "up", "model": "sim-small"}], "price": {"input": 1, "output": 2}}}
@@ -31,6 +32,40 @@ async def test_a_streamed_answer_of_the_simulator_is_redacted_and_every_choice_t
                     for choice in chunk.choices:
                         texts[choice.index] = texts.get(choice.index, "") + (choice.delta.content or "")
                 assert texts == dict.fromkeys(range(3), "The key is [aws_access_key], the mail [email].")
+
+
+@pytest.mark.serial
+async def test_what_it_adds_where_a_model_goes_on_from_its_reasoning_to_its_answer() -> None:
+    """The last word of the reasoning waits for what may follow on from it, and the answer's beginning behind it."""
+    figures: dict[str, list[float]] = {}
+    for ends in ("so it is.", "so it is.\n"):
+
+        async def script(asked: Asked, ends: str = ends) -> None:
+            deltas = [{"reasoning_content": f"{word} "} for word in PROSE.split()[:20]] + [{"reasoning_content": ends}]
+            deltas += [{"content": f"{word} "} for word in PROSE.split() * 3]
+            await say(asked, [*map(event, deltas), event({}, "stop"), DONE], pause=0.005)
+
+        async with scripted(script) as up:
+            for assessors in ([], PATTERNS[:2]):
+                said = config(up.url, policies=[{"use": "safety", "assessors": assessors}])
+                async with running(said) as gateway:
+                    firsts = []
+                    for _ in range(3):
+                        began = time.perf_counter()
+                        call = {"model": "m", "stream": True, "messages": [{"role": "user", "content": "hi"}]}
+                        async with gateway.client.stream("POST", "/v1/chat/completions", json=call) as response:
+                            async for line in response.aiter_lines():
+                                if '"content"' in line:
+                                    firsts.append(time.perf_counter() - began)
+                                    break
+                    figures.setdefault(ends, []).append(statistics.median(firsts) * 1e3)
+    for ends, (off, on) in figures.items():
+        print(
+            f"\nthe answer begins {on - off:.0f} ms later behind reasoning that ends {ends!r}, at 200 tokens a second"
+        )
+    late, prompt = (figures[ends][1] - figures[ends][0] for ends in figures)
+    assert prompt < 100
+    assert late < 1100
 
 
 @pytest.mark.serial

@@ -111,6 +111,21 @@ def test_a_stream_tells_its_text_its_usage_only_where_asked_and_its_end() -> Non
     assert without_usage(chunks[-1].raw) == b"data: [DONE]\n\n"
 
 
+@pytest.mark.parametrize(("text", "other"), [("content", "reasoning_content"), ("refusal", "reasoning")])
+def test_log_probabilities_stand_with_the_text_that_they_are_of(text: str, other: str) -> None:
+    message = {"role": "assistant", "content": None, other: "hm", text: "yes"}
+    whole = {
+        "object": "chat.completion",
+        "choices": [{"index": 0, "message": message, "logprobs": {text: [{"token": "yes"}]}}],
+    }
+    deltas = [
+        json.loads(chunk.raw[6:])["choices"][0]
+        for chunk in replay(json.dumps(whole).encode(), False, True)
+        if not chunk.last
+    ]
+    assert [one["delta"] for one in deltas if one.get("logprobs")] == [{text: "yes"}]
+
+
 def test_the_dialects_own_reader_understands_a_replay() -> None:
     whole, _ = simulated(tools=TOOLS)
     reader = openai.reader(True, False, True)

@@ -36,9 +36,17 @@ def test_texts_are_told_by_what_they_are_for() -> None:
 
 
 def test_a_long_identifier_and_a_long_name_are_text() -> None:
-    assert asked(model="m", x=[{"id": "a" * 65, "type": "t"}]) == [("input", "a" * 65)]
-    found = openai.read_asked(b'{"model":"m","x":{"a_name_that_is_long":1}}')
-    assert [(part.place, part.text) for part in found] == [(("x", "a_name_that_is_long", NAME), "a_name_that_is_long")]
+    assert asked(model="m", input=[{"id": "a" * 65, "type": "t"}]) == [("input", "a" * 65)]
+    assert asked(model="m", input=[{"id": "a b", "type": "t"}]) == [("input", "a b")]
+
+
+def test_what_somebody_chose_is_read_names_too_and_what_the_api_has_is_not() -> None:
+    assert asked(model="m", temperature=1, metadata={"id": "a", "temperature": "b"}) == [("input", "a"), ("input", "b")]
+    found = openai.read_asked(b'{"model":"m","y":1,"metadata":{"of_mine":{"type":"object"}}}')
+    assert [(part.place, part.text) for part in found] == [
+        (("y", NAME), "y"),
+        (("metadata", "of_mine", NAME), "of_mine"),
+    ]
 
 
 def test_prompts_of_tokens_are_media_for_nobody_can_read_them() -> None:
@@ -69,8 +77,9 @@ def test_an_event_of_another_shape_has_lanes_too_and_says_when_they_end() -> Non
     (part,), ended = openai.read_said(json.dumps(delta).encode())
     assert (part.text, part.kind, ended) == ("x", "output", [])
     assert part.lane is not None
+    assert part.run is not None  # whatever item it stands in
     (part,), ended = openai.read_said(b'{"type":"response.output_text.done","text":"x"}')
-    assert (part.lane, ended) == (None, None)
+    assert (part.lane, part.run, ended) == (None, None, [()])
 
 
 def test_a_text_is_changed_and_nothing_else() -> None:

@@ -1,0 +1,185 @@
+"""Which parts of an answer are one text for its reader, and how long the end of one waits for what it may go on with.
+
+What a reader joins is a lane: the text of one choice, of one tool call, of one list of parts, of one place in the
+events of a shape that nobody knows.  A lane ends with the answer.  Where the model goes on to something else (from
+reasoning to content, from content to tool calls, to the end of a choice) it is left, and may still be come back to.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Final, NamedTuple, Protocol
+
+from gateway.dialects import Part, Place
+from gateway.patterns import Found
+from gateway.texts import short_name
+
+_RUNS: Final = 64  # places of an unknown shape at which texts go on, at most
+_SHORT: Final = 64  # characters of a text that is not judged again where it comes again
+_SAME: Final = 8  # characters of a value that is not a text's next piece where it is the last one again
+_NUMBER: Final = re.compile(r"[\d.,:/+-]*")  # no text begins with it, where nobody said that one is there
+
+clock = time.monotonic
+
+
+class Judge(Protocol):
+    """Those who judge one lane."""
+
+    settled: int  # characters of the lane that are decided
+    timed: bool  # it decides more once it is told that text has waited long enough
+    edits: list[Found]  # what stands in place of what, in order; without a label: what a placeholder stood for
+
+    async def hear(self, piece: str, final: bool, due: bool) -> None:
+        """Raises GatewayError to stop the answer."""
+
+    async def let_go(self) -> None:
+        """Decides what is there, although more may come; all but what must be seen whole.  Raises as `hear` does."""
+
+
+class Lane:
+    __slots__ = ("group", "judge", "kind", "last", "left", "once", "over", "since", "size", "tried")
+
+    def __init__(self, judge: Judge, kind: Place, group: Place, once: bool) -> None:
+        self.judge = judge
+        self.kind = kind  # what stands in another lane of its group is another text, if that is of another kind
+        self.group = group
+        self.once = once  # it is one part, whole in itself
+        self.size = 0
+        self.last = ""  # the last piece
+        self.over = False
+        self.since = 0.0  # when the oldest character came that is not decided; 0: all are
+        self.left: tuple[int, float] | None = None  # characters of the answer, and time, when another text went on
+        self.tried = -1  # its size when it was last let go
+
+    @property
+    def waits(self) -> bool:
+        """Is it left, with something undecided that might be let go?"""
+        return self.left is not None and self.since > 0 and self.tried != self.size
+
+
+class Piece(NamedTuple):
+    """A part of an event, and where it begins in each lane that it stands in."""
+
+    part: Part
+    lanes: list[tuple[Lane, int]]
+
+    @property
+    def undecided(self) -> Lane | None:
+        """A lane that has not decided all of it."""
+        size = len(self.part.text)
+        for lane, start in self.lanes:
+            if start + size > lane.judge.settled:
+                return lane
+        return None
+
+
+class Lanes:
+    """Those of one answer.
+
+    judge: who judges a lane of a kind (None: nobody); aside: of a text that is judged in another lane too.
+    seconds, characters: how long the end of a text that was left may wait.
+    """
+
+    def __init__(self, judge: Callable[[str, bool], Judge | None], seconds: float, characters: int) -> None:
+        self._judge = judge
+        self._seconds = seconds
+        self._characters = characters
+        self._lanes: dict[tuple[bool, Place], Lane] = {}  # by (aside, key)
+        self._current: dict[Place, frozenset[Place]] = {}  # by group: the kinds of its texts in the last event
+        self._event: list[Lane] = []  # those that the present event goes on with
+        self._runs: frozenset[Place] | None = None  # of an answer that is whole: those of several parts
+        self._clean: set[tuple[str, str]] = set()  # (kind, text) of what came once, whole, and was harmless
+        self._heard = 0  # characters …
+        self._before = 0  # … before the present event
+
+    def __iter__(self) -> Iterator[Lane]:
+        return iter(self._lanes.values())
+
+    def whole(self, parts: Iterable[Part]) -> None:
+        """These are all that will come: what stands alone in its run is whole in itself."""
+        runs = Counter(part.run for part in parts if part.run is not None)
+        self._runs = frozenset(run for run, count in runs.items() if count > 1)
+
+    def put(self, part: Part) -> Piece | None:
+        """Who is asked about a part: as what it is by itself, or a piece of; and what else it may be read as."""
+        if not part.text:
+            return None
+        goes_on, run = part.lane, part.run
+        if self._runs is not None:
+            goes_on, run = None, run if run in self._runs else None
+        if goes_on is None and run is not None and not self._follows(run, part.text):
+            run = None
+        key = goes_on if goes_on is not None else run
+        if key is None and (part.kind, part.text) in self._clean:
+            return None
+        lanes = [self._lane(part, key, short_name(part))]
+        if run is not None:
+            lanes.append(self._lane(part, None if run == key else run, True))
+        self._heard += len(part.text)
+        piece = Piece(part, [(lane, lane.size) for lane in lanes if lane is not None])
+        for lane, _ in piece.lanes:
+            lane.size += len(part.text)
+            lane.last = part.text
+        return piece if piece.lanes else None
+
+    def judged(self, piece: Piece) -> None:
+        """What was harmless, and is said again and again, is not judged again."""
+        lane, _ = piece.lanes[0]
+        part = piece.part
+        if lane.once and len(part.text) <= _SHORT and not lane.judge.edits and lane.judge.settled == lane.size:
+            self._clean.add((part.kind, part.text))
+
+    def turn(self) -> None:
+        """An event is over: what others of its groups went on with may be complete."""
+        for group in {lane.group for lane in self._event}:
+            kinds = frozenset([lane.kind for lane in self._event if lane.group == group])
+            if self._current.get(group) != kinds:
+                self._current[group] = kinds
+                self._leave([lane for lane in self if lane.group == group and lane.kind not in kinds], self._before)
+        self._event.clear()
+        self._before = self._heard
+
+    def leave(self, group: Place) -> None:
+        """The texts of a group may be complete; (): of all."""
+        self._leave([lane for lane in self if lane.group[: len(group)] == group], self._heard)
+
+    def overdue(self, lane: Lane) -> bool:
+        """Was it left long enough ago?"""
+        if not lane.waits or lane.left is None:
+            return False
+        heard, at = lane.left
+        return self._heard - heard >= self._characters or clock() - at >= self._seconds
+
+    def _lane(self, part: Part, key: Place | None, aside: bool) -> Lane | None:
+        """key: what its parts are known by; None: it is whole in itself."""
+        lane = self._lanes.get((aside, key)) if key is not None else None
+        if lane is None:
+            judge = self._judge(part.kind, aside)
+            if judge is None:
+                return None
+            if key is None:
+                return Lane(judge, (), (), True)
+            kind = tuple(step for step in key if isinstance(step, str))
+            lane = self._lanes[aside, key] = Lane(judge, kind, part.group, False)
+        lane.over, lane.left = False, None
+        self._event.append(lane)
+        return lane
+
+    def _follows(self, run: Place, text: str) -> bool:
+        """Is this the next piece of a text, as far as looks tell, where no shape does?"""
+        lane = self._lanes.get((False, run))
+        if lane is None:
+            return not _NUMBER.fullmatch(text) and (self._runs is not None or len(self._lanes) < _RUNS)
+        if lane.last == text and len(text) >= _SAME:
+            lane.left = (self._heard - self._characters, 0.0)  # it is what it was: nothing follows on from it
+            return False
+        return True
+
+    def _leave(self, lanes: Sequence[Lane], heard: int) -> None:
+        left = (heard, clock())
+        for lane in lanes:
+            if lane.left is None:
+                lane.left = left

@@ -1,0 +1,125 @@
+"""What one reader joins is one lane; tests/policies/test_safety_lanes.py shows it through a gateway."""
+
+from __future__ import annotations
+
+from gateway.dialects import NAME, Part
+from gateway.lanes import Lanes
+from gateway.patterns import Found
+
+
+class Silent:
+    """Decides nothing before the end."""
+
+    timed = False
+
+    def __init__(self) -> None:
+        self.settled, self.edits = 0, list[Found]()
+
+    async def hear(self, piece: str, final: bool, due: bool) -> None: ...
+
+    async def let_go(self) -> None: ...
+
+
+def lanes(characters: int = 10, seconds: float = 60) -> Lanes:
+    return Lanes(lambda kind, aside: Silent(), seconds, characters)
+
+
+def said(text: str, *key: str, **more: object) -> Part:
+    return Part(("x", *key), text, "output", lane=key, group=("choice", 0))._replace(**more)
+
+
+def test_a_lane_that_was_left_is_overdue_after_so_many_characters_of_others_and_not_once_it_goes_on() -> None:
+    made = lanes()
+    first = made.put(said("abc", "a"))
+    assert first is not None
+    made.turn()
+    lane, start = first.lanes[0]
+    lane.since = 1.0  # something of it is undecided
+    for text, overdue in (("x" * 9, False), ("x", True)):
+        made.put(said(text, "b"))
+        made.turn()
+        assert made.overdue(lane) is overdue
+    more = made.put(said("def", "a"))
+    made.put(said("x" * 20, "b"))  # in the same event
+    made.turn()
+    assert more is not None
+    assert (more.lanes[0], start) == ((lane, 3), 0)
+    assert not made.overdue(lane)
+    made.put(said("x" * 20, "c", group=("choice", 1)))
+    made.turn()  # another choice is not what it goes on to
+    assert not made.overdue(lane)
+    made.leave(("choice", 0))
+    assert not made.overdue(lane)
+    made.put(said("x" * 20, "c", group=("choice", 1)))
+    assert made.overdue(lane)
+
+
+def test_or_after_so_long() -> None:
+    made = lanes(seconds=0)
+    piece = made.put(said("abc", "a"))
+    assert piece is not None
+    piece.lanes[0][0].since = 1.0
+    assert not made.overdue(piece.lanes[0][0])
+    made.leave(())
+    assert made.overdue(piece.lanes[0][0])
+
+
+def test_what_no_shape_tells_is_judged_by_itself_and_by_its_place() -> None:
+    made = lanes()
+    for text, sizes in (
+        ("411", [True]),
+        ("a long text", [False, True]),
+        ("a long text", [True]),
+        ("411", [False, True]),
+    ):
+        piece = made.put(Part(("x",), text, "output", run=("x",)))
+        assert piece is not None
+        assert [lane.once for lane, _ in piece.lanes] == sizes, text
+
+
+def test_there_are_only_so_many_places() -> None:
+    made = lanes()
+    for at in range(200):
+        piece = made.put(Part(("x",), "text", "output", run=("x", at)))
+        assert piece is not None
+    assert len([*made]) == 64
+
+
+def test_parts_of_a_list_are_joined_only_where_there_are_several() -> None:
+    made = lanes()
+    parts = [
+        Part(("x", at), text, "output", run=(run,))
+        for at, (text, run) in enumerate([("a", "x"), ("b", "y"), ("c", "x")])
+    ]
+    made.whole(parts)
+    assert [[lane.once for lane, _ in piece.lanes] for part in parts if (piece := made.put(part))] == [
+        [False, True],
+        [True],
+        [False, True],
+    ]
+
+
+def test_what_was_harmless_is_not_judged_again_and_a_text_that_goes_on_always_is() -> None:
+    made = lanes()
+    whole = Part(("status",), "ok", "output")
+    piece = made.put(whole)
+    assert piece is not None
+    made.judged(piece)
+    assert made.put(whole) is not None  # it is not decided
+    piece.lanes[0][0].judge.settled = 2
+    made.judged(piece)
+    assert made.put(whole) is None
+    assert made.put(said("ok", "a")) is not None
+
+
+def test_short_names_are_for_patterns_only() -> None:
+    asked: list[bool] = []
+
+    def judge(kind: str, aside: bool) -> Silent:
+        asked.append(aside)
+        return Silent()
+
+    made = Lanes(judge, 1, 1)
+    for name in ("short", "a_name_that_is_long"):
+        made.put(Part(("x", name, NAME), name, "output"))
+    assert asked == [True, False]
