@@ -113,6 +113,13 @@ class Scanner(Assessor):
         """Patterns of which one occurs wherever `find` finds anything; none: not known."""
         return ()
 
+    def doubts(self, body: bytes, hits: list[int]) -> bool:
+        """May there be anything in the texts of this JSON?  A closer look, where it is cheaper than to decode them.
+
+        body: as it is written, but for the commonest escapes.  hits: the hints that occurred in it, by their places.
+        """
+        return True
+
     def hold(self, text: str) -> int:
         """How many of the last characters could belong to a place that what follows them completes; at most HELD."""
         return min(len(text), self.reach)

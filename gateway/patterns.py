@@ -1,8 +1,9 @@
 """Finds places in a text by patterns, in time that is linear in the text, whatever the text and whoever wrote it.
 
 Hyperscan says which rules have anything in a text: one pass over it for all rules, at most one call back for each.
-Only those are then looked at by Python's own `re`, whose patterns here have no quantifier that is neither bounded nor
-possessive, so that no text is gone over twice.  Expressions of an operator's own run in RE2.
+Where hints are common words and the text is ASCII, a second pass looks for the whole patterns.  What is left is then
+looked at by Python's own `re`, whose patterns here have no quantifier that is neither bounded nor possessive, so that
+no text is gone over twice.  Expressions of an operator's own run in RE2.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ class Hint(NamedTuple):
 class Rule(NamedTuple):
     """What to look for.
 
+    pattern: "" where another way of looking is asked when the hint occurs.
     hint: a pattern for Hyperscan that occurs wherever `pattern` does; must be short and cheap.
+    exact: the same for texts of ASCII, and it hardly occurs anywhere else (see `exactly`); "": there is none.
     confirm: gives the place's start and end, or None where the match is none; as it stands where absent.
     """
 
@@ -47,6 +50,7 @@ class Rule(NamedTuple):
     bounded: bool = True  # no letter or digit may stand directly before it
     caseless: bool = False
     digits: bool = False  # whatever it finds has four digits or more
+    exact: str = ""
 
     @property
     def hinted(self) -> Hint:
@@ -60,6 +64,9 @@ class Rules:
         self._rules = [(rule, re.compile(rule.pattern, re.IGNORECASE if rule.caseless else 0)) for rule in rules]
         self.hints = [rule.hinted for rule in rules]
         self._scan = hinting(self.hints)
+        exact = [(number, Hint(rule.exact, rule.caseless)) for number, rule in enumerate(rules) if rule.exact]
+        self._close = _scanner(exact)
+        self._loose = frozenset(range(len(rules))) - {number for number, _ in exact}
 
     @property
     def last(self) -> int:
@@ -70,8 +77,18 @@ class Rules:
         """The rules that have anything in a text, by their numbers.  data: the text as UTF-8."""
         hits: list[int] = []
         self._scan(data, hits)
-        hits.sort()  # the rule that stands first gives its label
+        if hits:
+            hits = self.closer(data, hits)
+            hits.sort()  # the rule that stands first gives its label
         return hits
+
+    def closer(self, data: bytes, hits: list[int]) -> list[int]:
+        """What is left of the hits of hints; the same where some of the bytes are not ASCII."""
+        if self._close is None or self._loose.issuperset(hits) or not data.isascii():
+            return hits
+        close: list[int] = []
+        self._close(data, close)
+        return [number for number in hits if number in close or number in self._loose]
 
     def find(self, text: str, data: bytes) -> list[Found]:
         hits = self.hits(data)
@@ -82,6 +99,8 @@ class Rules:
         found: list[Found] = []
         for number in hits:
             rule, pattern = self._rules[number]
+            if not rule.pattern:
+                continue
             for match in pattern.finditer(text):
                 place = match.span() if rule.confirm is None else rule.confirm(match)
                 if place is None or (rule.bounded and place[0] and _joins(text, place[0])):
@@ -124,15 +143,47 @@ class Expressions:
         return found
 
 
+_SIGN: Final = re.compile(r"\\.|\[\^?\]?|\]|\(\?(?:P<\w+>|.)|[?*+}]\+|.", re.DOTALL)
+_BLANKS: Final = r"\s\x1c-\x1f"  # what Python's `\s` is in ASCII: Hyperscan's is less
+
+
+def exactly(pattern: str) -> str:
+    """A pattern in Hyperscan's words: it occurs in ASCII, and in JSON that holds it, wherever `re` finds the pattern.
+
+    Nothing in it is possessive or named, and a text may begin behind a quotation mark.  Raises ValueError on what looks
+    around.
+    """
+    parts: list[str] = []
+    listed = negated = False  # within […], within [^…]
+    for sign in _SIGN.findall(pattern):
+        if sign.startswith("(?") and not listed and sign != "(?:":
+            if not sign.startswith("(?P<"):
+                raise ValueError(f"{sign} cannot be said exactly")
+            sign = "("
+        elif sign.startswith("[") and not listed:
+            listed, negated = True, sign.startswith("[^")
+        elif sign == "]":
+            listed = False
+        elif sign == r"\s" and not negated:
+            sign = _BLANKS if listed else f"[{_BLANKS}]"
+        elif sign == "^" and not listed:
+            sign = '(?:^|")'
+        elif len(sign) == 2 and sign[1] == "+" and sign[0] in "?*+}" and not listed:
+            sign = sign[0]
+        negated = negated and listed
+        parts.append(sign)
+    return "".join(parts)
+
+
 def literal(words: str) -> tuple[str, str]:
     """(pattern, hint) of a phrase in any case; its blanks stand for any blanks."""
     parts = words.split()
     pattern = r"\s{1,4}".join([re.escape(part) for part in parts])
-    hint = r"\s{1,4}".join(["".join([_any_case(letter) for letter in part]) for part in parts])
+    hint = r"\s{1,4}".join(["".join([any_case(letter) for letter in part]) for part in parts])
     return pattern, hint
 
 
-def _any_case(letter: str) -> str:
+def any_case(letter: str) -> str:
     """Hyperscan knows the cases of ASCII only, and blanks of ASCII only."""
     if letter.isascii():
         return re.escape(letter)

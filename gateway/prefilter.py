@@ -1,7 +1,8 @@
 """Looks at a body once for all pattern assessors, as it was written, before anything of it is decoded.
 
 Where no hint of an assessor occurs in the bytes, it cannot find anything in any text that the bytes hold, and need not
-be asked; where that is so of all, there is nothing to decode or to join.  That holds only where texts stand in the JSON
+be asked, nor where it sees by a closer look that its hints meant nothing; where that is so of all, there is nothing to
+decode or to join.  That holds only where texts stand in the JSON
 as they are; so a body with other escapes than the commonest, with letters beyond ASCII that an assessor reads as
 others, with texts in several parts or with media is always decoded, and all are asked.
 """
@@ -26,8 +27,8 @@ _DECODED: Final = (
 )
 # What is read by nobody, and full of digits (gateway/dialects: identifiers and enumerations).
 _SKIPPED: Final = re.compile(
-    rb'(?<!\\)"(?:id|model|created|system_fingerprint)": ?(?:"[\w.:/-]{0,64}"|[0-9]{1,12})'
-    rb'|(?<!\\)"usage": ?\{[^{}"]{0,64}(?:"[a-z_]{1,40}": ?(?:[0-9.]{1,16}|null|\{[^{}]{0,400}\})[, \n]{0,3}){0,30}\}'
+    rb'"(?<!\\")(?:id|model|created|system_fingerprint)": ?(?:"[\w.:/-]{0,64}"|[0-9]{1,12})'  # from a letter on: fast
+    rb'|"(?<!\\")usage": ?\{[^{}"]{0,64}(?:"[a-z_]{1,40}": ?(?:[0-9.]{1,16}|null|\{[^{}]{0,400}\})[, \n]{0,3}){0,30}\}'
 )
 LONGEST: Final = 65_536  # bytes that are looked at in one step
 
@@ -37,15 +38,16 @@ class Prefilter:
 
     def __init__(self, rules: Sequence[Rule]) -> None:
         hinted = [(number, rule.assessor) for number, rule in enumerate(rules) if isinstance(rule.assessor, Scanner)]
-        hints = [(number, hint) for number, scanner in hinted for hint in scanner.hints()]
+        hints = [(number, at, hint) for number, scanner in hinted for at, hint in enumerate(scanner.hints())]
         others = [number for number, rule in enumerate(rules) if not isinstance(rule.assessor, Scanner)]
         quick = all(rules[number].assessor.quick for number in others)
         self.usable = bool(hinted) and quick and all(scanner.hints() for _, scanner in hinted)
         self._rules = rules
+        self._scanners = dict(hinted)
         self._others = others
         self._folds = any(scanner.folds for _, scanner in hinted)
-        self._owners = [number for number, _ in hints]  # of each hint; there is none of those that call for decoding
-        self._scan = hinting([*[hint for _, hint in hints], *map(Hint, _DECODED)]) if self.usable else None
+        self._owners = [(number, at) for number, at, _ in hints]  # of each hint; those that call for decoding have none
+        self._scan = hinting([*[hint for *_, hint in hints], *map(Hint, _DECODED)]) if self.usable else None
         self._rest: dict[tuple[int, ...], tuple[list[Rule], str]] = {}
 
     def suspects(self, body: bytes) -> tuple[list[Rule], str] | None:
@@ -65,12 +67,13 @@ class Prefilter:
                 return None
         hits: list[int] = []
         self._scan(body, hits)
-        owners = self._owners
-        for hit in hits:
-            if hit >= len(owners):
-                return None
-            asked.append(owners[hit])
-        return self._split(tuple(sorted(set(asked))))
+        if hits and max(hits) >= len(self._owners):
+            return None
+        near: dict[int, list[int]] = {}
+        for number, at in [self._owners[hit] for hit in hits]:
+            near.setdefault(number, []).append(at)
+        asked += [number for number, places in near.items() if self._scanners[number].doubts(body, places)]
+        return self._split(tuple(sorted(asked)))
 
     def _split(self, asked: tuple[int, ...]) -> tuple[list[Rule], str]:
         found = self._rest.get(asked)

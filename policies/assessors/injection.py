@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import ClassVar, Final
 
 from gateway.assessor import Scanner
-from gateway.patterns import HELD, Found, Hint, Rule, Rules
+from gateway.patterns import HELD, Found, Hint, Rule, Rules, any_case, exactly
 
 _S: Final = r"(?:[\s_*.,:;'\"-]{1,4}+)"
 _W: Final = r"(?:[^\W_]{1,16}+[\s_*.,:;'-]{1,3}+){0,4}?"
@@ -40,7 +40,8 @@ def _rule(label: str, pattern: str, hint: str) -> Rule:
     """Runs of letters and of blanks are never given back: so that no text takes long, however it was made."""
     pattern = re.sub(r"(\\[sw]\{\d,\d+\})(?![+?])", r"\1+", pattern)
     hint = re.sub(r"\\s\{([01]),\d\}", lambda m: r"\s*" if m[1] == "0" else r"\s+", hint)  # small, not exact
-    return Rule(label, pattern, hint, _not_quoted, bounded=False, caseless=True)
+    hint = "".join([letter if letter.isascii() else any_case(letter) for letter in hint])
+    return Rule(label, pattern, hint, _not_quoted, bounded=False, caseless=True, exact=exactly(pattern))
 
 
 _RULES: Final = (
@@ -99,7 +100,7 @@ _RULES: Final = (
           r"(?:tell|mention|inform|reveal|alert)"),
     _rule("hidden_order", r"(?:if\s{1,2}you\s{1,2}are|note\s{1,2}to|attention|message\s{1,2}(?:to|for)|instructions?\s{1,2}(?:to|for))\s{1,2}(?:the\s|an?\s|any\s|all\s){0,2}(?:ai|llm|language\s{1,2}model|assistant|chatbot|agent|gpt)s?\b[\s:,-]{1,3}(?:\w{1,12}\s{1,2}){0,4}?(?:you\s{1,2}must|please|must|ignore|send|recommend|rate|say|reply|respond|always|do\s{1,2}not|print|output|give)",
           r"(?:\bai\b|\bllm|language\s{1,2}model|assistant|chatbot|agent|gpt)"),
-    Rule("encoded", r"(?!)", r"[A-Za-z0-9+/]{24}"),
+    Rule("encoded", "", r"[A-Za-z0-9+/]{24}"),
 )  # fmt: skip
 
 # Letters of other alphabets that look like Latin ones, and full-width forms: each one for one, so that places stay.
@@ -128,6 +129,9 @@ class Injection(Scanner):
 
     def hints(self) -> Sequence[Hint]:
         return self._rules.hints
+
+    def doubts(self, body: bytes, hits: list[int]) -> bool:
+        return bool(self._rules.closer(body, hits))
 
     def find(self, text: str, data: bytes) -> list[Found]:
         hits = self._rules.hits(data)

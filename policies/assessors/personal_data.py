@@ -17,7 +17,7 @@ from pydantic import Field
 
 from gateway import settings
 from gateway.assessor import STAGES, Scanner
-from gateway.patterns import HELD, Found, Hint, Rule, Rules
+from gateway.patterns import HELD, Found, Hint, Rule, Rules, exactly
 
 Kind = Literal[
     "email", "phone", "card", "iban", "ip", "us_ssn", "uk_nino", "de_tax_id", "fr_nir", "es_dni", "nl_bsn", "it_cf",
@@ -27,7 +27,7 @@ Kind = Literal[
 _LAST_OF_WORDS: Final = "\u2e80"  # from here on scripts write no blanks between words
 _LOCAL: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._+%-'")
 _GROUPS: Final = re.compile(r"\d+")
-_RUN: Final = re.compile(r"[+(]{0,2}\d[\d ().\-/]*+")
+_RUN: Final = re.compile(r"\d[\d ().\-/]{7,}+")  # no number is shorter
 _DATE: Final = re.compile(r"(?:19|20)\d\d[-/.][01]\d[-/.][0-3]\d\b|[0-3]?\d[-/.][01]?\d[-/.](?:19|20)\d\d\b")
 _CONTEXT: Final = {
     "us_ssn": re.compile(r"\b(?:ssn|social security)", re.IGNORECASE),
@@ -128,16 +128,18 @@ def _goes_on(match: re.Match[str]) -> bool:
     return match.string[match.end() : match.end() + 1].isalnum()
 
 
+_IP6: Final = r"[0-9A-Fa-f]{1,4}:[0-9A-Fa-f:]{3,36}"
+
 _RULES: Final = (
     Rule("email", r"@[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}", r"[^\s@]@[^\s@]+\.", _email, bounded=False),
     Rule("iban", r"[A-Z]{2}\d\d(?=((?: ?[A-Z0-9]){11,30}))", r"[A-Z]{2}[0-9]{2} ?[A-Z0-9]{2}", _iban, caseless=True, digits=True),
     Rule("ip", r"(?:\d{1,3}\.){3}\d{1,3}(?!\.?\d)", r"[0-9]\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]", _ip, digits=True),
-    Rule("ip", r"[0-9A-Fa-f]{1,4}:[0-9A-Fa-f:]{3,36}", r"[0-9a-f]:[0-9a-f]{0,4}:[0-9a-f]{0,4}:", _ip, caseless=True, digits=True),
+    Rule("ip", _IP6, r"[0-9a-f]::|[0-9a-f]:[0-9a-f]{1,4}:[0-9a-f]{0,4}:", _ip, caseless=True, digits=True, exact=exactly(_IP6)),
     Rule("uk_nino", r"[A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z] ?(?:\d\d ?){3}[A-D](?![A-Za-z0-9])",
          r"[A-Z][A-Z] ?[0-9]{2} ?[0-9]{2} ?[0-9]{2} ?[A-D]", _nino, digits=True),
     Rule("es_dni", r"([XYZ]?\d{7,8})-?([A-Z])", r"[0-9]{7}-?[A-Z]", _dni, caseless=True, digits=True),
     Rule("it_cf", r"[A-Z]{6}\d{2}[A-EHLMPRST]\d{2}[A-Z]\d{3}[A-Z]", r"[A-Z]{6}[0-9]{2}[A-T][0-9]{2}[A-Z][0-9]{3}[A-Z]", _codice_fiscale, caseless=True, digits=True),
-    Rule("digits", r"(?!)", r"[0-9](?:[ ().\-/]{0,3}[0-9]){6}", bounded=False, digits=True),
+    Rule("digits", "", r"[0-9](?:[ ().\-/]{0,3}[0-9]){6}", bounded=False, digits=True),
 )  # fmt: skip
 
 
@@ -161,10 +163,18 @@ class PersonalData(Scanner):
     def hints(self) -> Sequence[Hint]:
         return self._rules.hints
 
+    def doubts(self, body: bytes, hits: list[int]) -> bool:
+        """Nothing that it finds holds a quotation mark, or is less for what stands before one: JSON is a text like any."""
+        try:
+            return bool(self._looked(body.decode(), self._rules.closer(body, hits)))
+        except UnicodeDecodeError:
+            return True
+
     def find(self, text: str, data: bytes) -> list[Found]:
         hits = self._rules.hits(data)
-        if not hits:
-            return []
+        return self._looked(text, hits) if hits else []
+
+    def _looked(self, text: str, hits: list[int]) -> list[Found]:
         found = self._rules.look(text, hits)
         if self._rules.last in hits:
             found += [one for one in _numbers(text) if self._wants(one.label)]
@@ -199,14 +209,28 @@ _WITH_DIGIT: Final = re.compile(r"\d")
 _BEGINS: Final = re.compile(r"[^A-Za-z0-9]([A-Z]{1,4})\Z")  # behind a bracket or a quote a number may begin
 
 
+def _opens(text: str, at: int) -> int:
+    """Where the run of digits begins that has its first there: with two signs before it, unless those end another."""
+    if text[at - 1 : at] not in ("+", "("):
+        return at
+    if text[at - 2 : at - 1] not in ("+", "("):
+        return at - 1
+    before = at - 2
+    if text[at - 1] == "+":
+        while before >= 0 and text[before] in " ().-/":
+            before -= 1
+        if before >= 0 and text[before].isdecimal():
+            return at - 1
+    return at - 2
+
+
 class _Run:
     """Groups of digits that blanks and signs join.  Offsets are into the digits alone."""
 
-    __slots__ = ("digits", "ends", "offsets", "start", "starts", "text")
+    __slots__ = ("digits", "ends", "offsets", "starts", "text")
 
     def __init__(self, text: str, start: int, end: int) -> None:
         self.text = text
-        self.start = start
         self.starts: list[int] = []
         self.ends: list[int] = []
         self.offsets = [0]
@@ -229,12 +253,10 @@ class _Run:
 def _numbers(text: str) -> Iterator[Found]:
     """Every run of digits may hold several numbers; the one with the strongest check is taken first."""
     for match in _RUN.finditer(text):
-        start = match.start()
-        if match.end() - start < 7:
-            continue
+        start = _opens(text, match.start())
         if start and text[start - 1].isalnum() and not (start > 1 and text[start - 2] == "\\"):
             continue
-        run = _Run(text, start, match.end())
+        run = _Run(text, match.start(), match.end())
         at, count = 0, len(run.starts)
         while at < count:
             until = run.joined(at)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import ClassVar, Final
 
 from gateway.assessor import STAGES, Scanner
-from gateway.patterns import HELD, Found, Hint, Rule, Rules
+from gateway.patterns import HELD, Found, Hint, Rule, Rules, exactly
 
 _T: Final = r"[A-Za-z0-9_-]"
 _A: Final = r"[A-Za-z0-9]"
@@ -69,6 +69,8 @@ _ASSIGNED: Final = (
     r"(?:passwo?r?d|passwd|passphrase|pwd|secret|key|token|credentials?)[0-9A-Za-z_-]*[\"'`]*[ \t\r\n]*(?:[:=]|is)[=> \t\r\n]*"
     r"[\"'`]*[^\s\"'`,;<>(){}][^\s\"'`,;<>(){}][^\s\"'`,;<>(){}][^\s\"'`,;<>(){}]"
 )
+
+_ASSIGNMENT: Final = _TELLING + _ASSIGNS + r"(?P<value>[^\s\"'`,;<>(){}\x00]{8,}+)"
 
 _RULES: Final = (
     _key("aws_access_key", "A(?:KIA|SIA|BIA|CCA)", 16, "[A-Z0-9]"),
@@ -129,9 +131,7 @@ _RULES: Final = (
          r"[a-z]://[^\s:/@\"'<>]*:[^\s:/@\"'<>]*@", _password, bounded=False),
     Rule("bearer_token", r"(?:bearer|basic)\s{1,3}(?P<value>[\w.+/~-]{16,}+={0,2}+)",
          r"(?:bearer|basic)\s+[0-9A-Za-z_.+/~-]+[0-9]", _assigned, caseless=True),
-    Rule("assigned_secret",
-         _TELLING + _ASSIGNS + r"(?P<value>[^\s\"'`,;<>(){}\x00]{8,}+)", _ASSIGNED,
-         _assigned, bounded=False, caseless=True),
+    Rule("assigned_secret", _ASSIGNMENT, _ASSIGNED, _assigned, bounded=False, caseless=True, exact=exactly(_ASSIGNMENT)),
 )  # fmt: skip
 
 _END: Final = re.compile(r"-----END [A-Z0-9 ]{0,50}PRIVATE KEY(?: BLOCK)?-----")
@@ -162,6 +162,9 @@ class Secrets(Scanner):
 
     def hints(self) -> Sequence[Hint]:
         return self._rules.hints
+
+    def doubts(self, body: bytes, hits: list[int]) -> bool:
+        return bool(self._rules.closer(body, hits))
 
     def find(self, text: str, data: bytes) -> list[Found]:
         found = self._rules.find(text, data)
