@@ -9,7 +9,7 @@ no text is gone over twice.  Expressions of an operator's own run in RE2.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 HELD: Final = 256  # characters: the most of a text that is held back because a place may begin in it
@@ -144,7 +144,8 @@ class Expressions:
 
 
 _SIGN: Final = re.compile(r"\\.|\[\^?\]?|\]|\(\?(?:P<\w+>|.)|[?*+}]\+|.", re.DOTALL)
-_BLANKS: Final = r"\s\x1c-\x1f"  # what Python's `\s` is in ASCII: Hyperscan's is less
+_ASCII: Final = {r"\s": r"\s\x1c-\x1f"}  # what Python's `\s` is in ASCII: Hyperscan's is less
+_WIDE: Final = {r"\s": r"\s\x1c-\x1f\x80-\xff", r"\w": r"\w\x80-\xff"}  # … and every blank, every letter, in UTF-8
 
 
 def exactly(pattern: str) -> str:
@@ -154,37 +155,43 @@ def exactly(pattern: str) -> str:
     around.
     """
     parts: list[str] = []
-    listed = negated = False  # within […], within [^…]
+    for sign, listed in _signs(pattern, _ASCII):
+        if listed or sign == "(?:":
+            parts.append(sign)
+        elif sign.startswith("(?P<"):
+            parts.append("(")
+        elif sign.startswith("(?"):
+            raise ValueError(f"{sign} cannot be said exactly")
+        elif sign == "^":
+            parts.append('(?:^|")')
+        else:
+            parts.append(sign[0] if sign in ("?+", "*+", "++", "}+") else sign)
+    return "".join(parts)
+
+
+def _signs(pattern: str, classes: Mapping[str, str]) -> Iterator[tuple[str, bool]]:
+    r"""The signs of an expression, and which stand within […]; but in [^…], with those classes in place of `\s` …"""
+    listed = negated = False
     for sign in _SIGN.findall(pattern):
-        if sign.startswith("(?") and not listed and sign != "(?:":
-            if not sign.startswith("(?P<"):
-                raise ValueError(f"{sign} cannot be said exactly")
-            sign = "("
-        elif sign.startswith("[") and not listed:
+        if sign[0] == "[" and not listed:
             listed, negated = True, sign.startswith("[^")
         elif sign == "]":
-            listed = False
-        elif sign == r"\s" and not negated:
-            sign = _BLANKS if listed else f"[{_BLANKS}]"
-        elif sign == "^" and not listed:
-            sign = '(?:^|")'
-        elif len(sign) == 2 and sign[1] == "+" and sign[0] in "?*+}" and not listed:
-            sign = sign[0]
-        negated = negated and listed
-        parts.append(sign)
-    return "".join(parts)
+            listed = negated = False
+        elif sign in classes and not negated:
+            sign = classes[sign] if listed else f"[{classes[sign]}]"
+        yield sign, listed
 
 
 def literal(words: str) -> tuple[str, str]:
     """(pattern, hint) of a phrase in any case; its blanks stand for any blanks."""
     parts = words.split()
     pattern = r"\s{1,4}".join([re.escape(part) for part in parts])
-    hint = r"\s{1,4}".join(["".join([any_case(letter) for letter in part]) for part in parts])
+    hint = r"\s+".join(["".join([any_case(letter) for letter in part]) for part in parts])
     return pattern, hint
 
 
 def any_case(letter: str) -> str:
-    """Hyperscan knows the cases of ASCII only, and blanks of ASCII only."""
+    """Hyperscan knows the cases of ASCII only."""
     if letter.isascii():
         return re.escape(letter)
     return "(?:" + "|".join(dict.fromkeys([letter, letter.lower(), letter.upper()])) + ")"
@@ -214,7 +221,8 @@ def _joins(text: str, start: int) -> bool:
 
 
 def hinting(hints: Sequence[Hint]) -> Callable[[bytes, list[int]], None]:
-    """What is returned adds the numbers of the hints that occur in some bytes; each once, in no order."""
+    """What is returned adds the numbers of the hints that occur in some UTF-8; each once, in no order."""
+    hints = [hint._replace(pattern="".join([sign for sign, _ in _signs(hint.pattern, _WIDE)])) for hint in hints]
     plain = _scanner([(number, hint) for number, hint in enumerate(hints) if not hint.digits])
     of_numbers = _scanner([(number, hint) for number, hint in enumerate(hints) if hint.digits])
 

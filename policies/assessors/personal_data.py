@@ -164,9 +164,12 @@ class PersonalData(Scanner):
         return self._rules.hints
 
     def doubts(self, body: bytes, hits: list[int]) -> bool:
-        """Nothing that it finds holds a quotation mark, or is less for what stands before one: JSON is a text like any."""
+        """Nothing that it finds holds a quotation mark, or is less for what stands before one: JSON is a text like any.
+
+        But the words that say what a number is may stand at the end of the text before.
+        """
         try:
-            return bool(self._looked(body.decode(), self._rules.closer(body, hits)))
+            return bool(self._looked(body.decode(), self._rules.closer(body, hits), behind_words=False))
         except UnicodeDecodeError:
             return True
 
@@ -174,10 +177,10 @@ class PersonalData(Scanner):
         hits = self._rules.hits(data)
         return self._looked(text, hits) if hits else []
 
-    def _looked(self, text: str, hits: list[int]) -> list[Found]:
+    def _looked(self, text: str, hits: list[int], behind_words: bool = True) -> list[Found]:
         found = self._rules.look(text, hits)
         if self._rules.last in hits:
-            found += [one for one in _numbers(text) if self._wants(one.label)]
+            found += [one for one in _numbers(text, behind_words) if self._wants(one.label)]
         return found
 
     def hold(self, text: str) -> int:
@@ -188,7 +191,7 @@ class PersonalData(Scanner):
             at -= 1
         while at and tail[at - 1] == " ":
             end = at - 1
-            begin = max(tail.rfind(letter, 0, end) for letter in " \n\t") + 1
+            begin = max(tail.rfind(" ", 0, end), tail.rfind("\n", 0, end), tail.rfind("\t", 0, end)) + 1
             word = tail[begin:end]
             if word and not (_WITH_DIGIT.search(word) or (len(word) <= 4 and word.isupper()) or word in "+("):
                 if (letters := _BEGINS.search(word)) is not None:
@@ -210,27 +213,23 @@ _BEGINS: Final = re.compile(r"[^A-Za-z0-9]([A-Z]{1,4})\Z")  # behind a bracket o
 
 
 def _opens(text: str, at: int) -> int:
-    """Where the run of digits begins that has its first there: with two signs before it, unless those end another."""
-    if text[at - 1 : at] not in ("+", "("):
-        return at
-    if text[at - 2 : at - 1] not in ("+", "("):
-        return at - 1
-    before = at - 2
-    if text[at - 1] == "+":
-        while before >= 0 and text[before] in " ().-/":
-            before -= 1
-        if before >= 0 and text[before].isdecimal():
-            return at - 1
-    return at - 2
+    """Where the run begins that has its first digit there: up to two signs before it, but for one that ends another."""
+    before = text[max(0, at - 2) : at]
+    ends_another = before == "(+" and text[max(0, at - 66) : at - 2].rstrip(" ().-/")[-1:].isdecimal()
+    return at - 1 if ends_another else at - len(before) + len(before.rstrip("+("))
 
 
 class _Run:
-    """Groups of digits that blanks and signs join.  Offsets are into the digits alone."""
+    """Groups of digits that blanks and signs join.  Offsets are into the digits alone.
 
-    __slots__ = ("digits", "ends", "offsets", "starts", "text")
+    behind_words: a number that could be any counts only behind the word that says what it is.
+    """
 
-    def __init__(self, text: str, start: int, end: int) -> None:
+    __slots__ = ("behind_words", "digits", "ends", "offsets", "starts", "text")
+
+    def __init__(self, text: str, start: int, end: int, behind_words: bool) -> None:
         self.text = text
+        self.behind_words = behind_words
         self.starts: list[int] = []
         self.ends: list[int] = []
         self.offsets = [0]
@@ -242,6 +241,10 @@ class _Run:
             groups.append(group[0])
         self.digits = "".join(groups)
 
+    def told(self, start: int, label: str) -> bool:
+        """Does the word for it stand before a number?"""
+        return not self.behind_words or _CONTEXT[label].search(self.text, max(0, start - _NEAR), start) is not None
+
     def joined(self, first: int) -> int:
         """The group behind the last that is near enough to belong to one number with this one; eight at most."""
         last, most = first + 1, min(first + 8, len(self.starts))
@@ -250,13 +253,13 @@ class _Run:
         return last
 
 
-def _numbers(text: str) -> Iterator[Found]:
+def _numbers(text: str, behind_words: bool = True) -> Iterator[Found]:
     """Every run of digits may hold several numbers; the one with the strongest check is taken first."""
     for match in _RUN.finditer(text):
         start = _opens(text, match.start())
         if start and text[start - 1].isalnum() and not (start > 1 and text[start - 2] == "\\"):
             continue
-        run = _Run(text, match.start(), match.end())
+        run = _Run(text, match.start(), match.end(), behind_words)
         at, count = 0, len(run.starts)
         while at < count:
             until = run.joined(at)
@@ -310,17 +313,17 @@ def _label(run: _Run, first: int, lengths: list[int], digits: str) -> str:
     if size == 11:
         if (lengths == [3, 3, 3, 2] or len(lengths) == 1) and _cpf(digits):
             return "br_cpf"
-        if _steuer_id(digits) and _near(text, start, "de_tax_id"):
+        if _steuer_id(digits) and run.told(start, "de_tax_id"):
             return "de_tax_id"
-        return "pl_pesel" if _pesel(digits) and _near(text, start, "pl_pesel") else ""
+        return "pl_pesel" if _pesel(digits) and run.told(start, "pl_pesel") else ""
     if lengths == [3, 2, 4]:
         sign = text[run.ends[first]]
         alike = sign == text[run.ends[first + 1]] and sign in "- " and text[start - 1 : start] not in tuple(".,-/")
         if alike and _ssn(digits):
             return "us_ssn"
-    if _ssn(digits) and _near(text, start, "us_ssn"):
+    if _ssn(digits) and run.told(start, "us_ssn"):
         return "us_ssn"
-    return "nl_bsn" if _bsn(digits) and _near(text, start, "nl_bsn") else ""
+    return "nl_bsn" if _bsn(digits) and run.told(start, "nl_bsn") else ""
 
 
 def _phone(run: _Run, first: int, until: int) -> tuple[str, int]:
@@ -347,10 +350,6 @@ def _phone(run: _Run, first: int, until: int) -> tuple[str, int]:
         dated = any(_DATE.match(text, run.starts[at]) for at in range(first, last + 1))
         return ("phone", last) if long_enough and (plus or not cut) and not dated else ("", 0)
     return "", 0
-
-
-def _near(text: str, start: int, label: str) -> bool:
-    return _CONTEXT[label].search(text, max(0, start - _NEAR), start) is not None
 
 
 def luhn(digits: str) -> bool:

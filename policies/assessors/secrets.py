@@ -71,6 +71,7 @@ _ASSIGNED: Final = (
 )
 
 _ASSIGNMENT: Final = _TELLING + _ASSIGNS + r"(?P<value>[^\s\"'`,;<>(){}\x00]{8,}+)"
+_BEARER: Final = r"(?:bearer|basic)\s{1,3}(?P<value>[\w.+/~-]{16,}+={0,2}+)"
 
 _RULES: Final = (
     _key("aws_access_key", "A(?:KIA|SIA|BIA|CCA)", 16, "[A-Z0-9]"),
@@ -129,8 +130,7 @@ _RULES: Final = (
          r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY", bounded=False),
     Rule("url_password", r"[a-z][a-z0-9+.-]{1,20}://[^\s:/@\"'<>]{0,64}:(?P<value>[^\s:/@\"'<>]{3,100})@[\w\[]",
          r"[a-z]://[^\s:/@\"'<>]*:[^\s:/@\"'<>]*@", _password, bounded=False),
-    Rule("bearer_token", r"(?:bearer|basic)\s{1,3}(?P<value>[\w.+/~-]{16,}+={0,2}+)",
-         r"(?:bearer|basic)\s+[0-9A-Za-z_.+/~-]+[0-9]", _assigned, caseless=True),
+    Rule("bearer_token", _BEARER, r"(?:bearer|basic)\s+[\w.+/~-]", _assigned, caseless=True, exact=exactly(_BEARER)),
     Rule("assigned_secret", _ASSIGNMENT, _ASSIGNED, _assigned, bounded=False, caseless=True, exact=exactly(_ASSIGNMENT)),
 )  # fmt: skip
 
@@ -143,6 +143,7 @@ _WORD: Final = re.compile(
     r"[\"'`]{0,2}\s{0,3}(?:(?::=?|=>?|is?)\s{0,3}[\"'`]{0,2})?\Z",
     re.IGNORECASE,
 )
+_TELLS: Final = re.compile("pass|pwd|secret|key|token|credential|bearer|basic")  # in any of those: much faster
 _KEY_LINE: Final = re.compile(r"-----BEGIN [A-Z0-9 ]{0,50}\Z")
 
 
@@ -185,7 +186,8 @@ class Secrets(Scanner):
         while at > least and (letter := text[at - 1]) not in _STOPS and letter < "\u0100":
             at -= 1
         if at and (text[at - 1] in _STOPS):
-            word = _WORD.search(text, max(least, at - 40), at)
+            begin = max(least, at - 40)
+            word = _WORD.search(text, begin, at) if _TELLS.search(text[begin:at].lower()) else None
             if word is not None:
                 at = word.start()
             elif text[at - 1] == " " and (line := _KEY_LINE.search(text, max(least, at - 64), at)):

@@ -140,7 +140,7 @@ def test_what_a_body_is_spared_finds_nothing_in_any_of_its_texts() -> None:
 @pytest.mark.long
 @pytest.mark.parametrize("seed", range(10, 14))
 def test_the_same_for_many(seed: int) -> None:
-    assert agree(seed, 3000) > 3000
+    assert agree(seed, 3000) > 2500
     assert min(bodies_agree(seed, 6000)) > 6000
 
 
