@@ -74,7 +74,7 @@ def _iban(match: re.Match[str]) -> tuple[int, int] | None:
         end += 1
     value = "".join(letter for letter in text[:end] if letter.isalnum()).upper()
     after = match.string[start + end : start + end + 1]
-    if seen != wanted or (after.isalnum() and after.isascii()):
+    if seen != wanted or not value.isascii() or (after.isalnum() and after.isascii()):  # in any case: K is a kelvin
         return None
     number = "".join(str(int(letter, 36)) for letter in value[4:] + value[:4])
     return (start, start + end) if int(number) % 97 == 1 else None
