@@ -229,10 +229,15 @@ def hinting(hints: Sequence[Hint]) -> Callable[[bytes, list[int]], None]:
     def scan(data: bytes, hits: list[int]) -> None:
         if plain is not None:
             plain(data, hits)
-        if of_numbers is not None and len(data.translate(None, _NO_DIGITS)) >= 4:
+        if of_numbers is not None and count_digits(data) >= 4:
             of_numbers(data, hits)
 
     return scan
+
+
+def count_digits(data: bytes) -> int:
+    """How many there are."""
+    return len(data.translate(None, _NO_DIGITS))
 
 
 _NO_DIGITS: Final = bytes(set(range(256)) - set(b"0123456789"))

@@ -17,7 +17,7 @@ from pydantic import Field
 
 from gateway import settings
 from gateway.assessor import STAGES, Scanner
-from gateway.patterns import HELD, Found, Hint, Rule, Rules, exactly
+from gateway.patterns import HELD, Found, Hint, Rule, Rules, count_digits, exactly
 
 Kind = Literal[
     "email", "phone", "card", "iban", "ip", "us_ssn", "uk_nino", "de_tax_id", "fr_nir", "es_dni", "nl_bsn", "it_cf",
@@ -35,6 +35,7 @@ _CONTEXT: Final = {
     "de_tax_id": re.compile(r"steuer|\btax|\btin\b|\bidnr|identifikationsnummer", re.IGNORECASE),
     "pl_pesel": re.compile(r"pesel", re.IGNORECASE),
 }
+_LOOKED, _FEW = 16_384, 400  # bytes and digits that are looked at in one step
 _NEAR: Final = 48  # characters before a number in which its word must stand
 
 # ISO 13616: characters of an IBAN by country.
@@ -166,8 +167,10 @@ class PersonalData(Scanner):
     def doubts(self, body: bytes, hits: list[int]) -> bool:
         """Nothing that it finds holds a quotation mark, or is less for what stands before one: JSON is a text like any.
 
-        But the words that say what a number is may stand at the end of the text before.
+        But the word for a number may stand in the message before.
         """
+        if len(body) > _LOOKED or count_digits(body) > _FEW:
+            return True
         try:
             return bool(self._looked(body.decode(), self._rules.closer(body, hits), behind_words=False))
         except UnicodeDecodeError:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from typing import Any
 
 import pytest
@@ -161,6 +162,24 @@ def test_ordinary_conversations_are_not_decoded_for_words_such_as_assistant() ->
         "Order 4711000815 of 2024-07-18 12:30:00, tracked as 7301948201946201, is 42 days late: is the agent informed?",
     ]
     assert look.suspects(body(random.Random(1), said, True)) == ([], "secrets,personal_data,injection")
+
+
+@pytest.mark.serial
+def test_a_hostile_body_holds_the_loop_up_for_20_ms_at_most() -> None:
+    rules = [Rule(made(name, **SAID[name]), "block", frozenset({"input"})) for name in SAID]
+    look, worst = Prefilter(rules), 0.0
+    hostile = [
+        "(1", "1 ", "12 34 ", "4111 1111 1111 1112 ", "1.2.3.4 ", "DE89 ", "AB12", "a::1 ", "12:34:56:", "ssn 5464802 ",
+        "@a.b", "token=a ", "ignore all your previous ", "send a b c d e f api key a b to ", "you are a b c d evil ",
+        "no a b restrictions ", '"id":"', '"usage":{"a":1,',
+    ]  # fmt: skip
+    for piece in hostile:
+        written = b'{"messages":[{"content":"%b"}]}' % (piece.replace('"', '\\"') * 60_000)[:60_000].encode()
+        began = time.thread_time()
+        look.suspects(written)
+        worst = max(worst, time.thread_time() - began)
+    print(f"\na look at 60 kB: the loop waited {worst * 1e3:.1f} ms at most")
+    assert worst < 0.02
 
 
 @pytest.mark.parametrize("pattern", ["a(?=b)", "a(?!b)", "(?<!a)b"])
