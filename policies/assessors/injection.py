@@ -99,7 +99,7 @@ _RULES: Final = (
     _rule("hidden_order", r"(?:do\s{1,2}not|don'?t|never|without)\s{1,2}(?:tell(?:ing)?|mention(?:ing)?|inform(?:ing)?|reveal(?:ing)?|alert(?:ing)?)\s{1,2}(?:this\s{1,2}(?:to\s{1,2})?)?(?:the\s{1,2})?(?:users?|human|anyone|them)\b",
           r"(?:tell|mention|inform|reveal|alert)"),
     _rule("hidden_order", r"(?:if\s{1,2}you\s{1,2}are|note\s{1,2}to|attention|message\s{1,2}(?:to|for)|instructions?\s{1,2}(?:to|for))\s{1,2}(?:the\s|an?\s|any\s|all\s){0,2}(?:ai|llm|language\s{1,2}model|assistant|chatbot|agent|gpt)s?\b[\s:,-]{1,3}(?:\w{1,12}\s{1,2}){0,4}?(?:you\s{1,2}must|please|must|ignore|send|recommend|rate|say|reply|respond|always|do\s{1,2}not|print|output|give)",
-          r"(?:\bai\b|\bllm|language\s{1,2}model|assistant|chatbot|agent|gpt)"),
+          r"(?:you\s{1,2}are|note\s{1,2}to|attention|(?:message|instructions?)\s{1,2}(?:to|for))\s{1,2}(?:(?:the|an?|any|all)\s{1,2})*(?:ai|llm|language\s{1,2}model|assistant|chatbot|agent|gpt)"),
     Rule("encoded", "", r"[A-Za-z0-9+/]{24}"),
 )  # fmt: skip
 

@@ -67,7 +67,7 @@ _ASSIGNS: Final = r"[\"'`]{0,2}[ \t\r\n]{0,3}(?::=|=>|[:=]|\bis\b)[ \t\r\n]{0,3}
 # The same, loosely and without counting: a hint must be small more than exact.
 _ASSIGNED: Final = (
     r"(?:passwo?r?d|passwd|passphrase|pwd|secret|key|token|credentials?)[0-9A-Za-z_-]*[\"'`]*[ \t\r\n]*(?:[:=]|is)[=> \t\r\n]*"
-    r"[\"'`]*[^\s\"'`,;<>(){}][^\s\"'`,;<>(){}][^\s\"'`,;<>(){}][^\s\"'`,;<>(){}]"
+    r"[\"'`]*" + r"[^\s\"'`,;<>(){}]" * 8
 )
 
 _ASSIGNMENT: Final = _TELLING + _ASSIGNS + r"(?P<value>[^\s\"'`,;<>(){}\x00]{8,}+)"
