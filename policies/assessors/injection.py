@@ -139,7 +139,8 @@ class Injection(Scanner):
         hits = self._rules.hits(data)
         found = self._rules.look(text, hits) if hits else []
         if len(data) != len(text):
-            found += self._folded(text)
+            seen = set(found)
+            found += [one for one in self._folded(text) if one not in seen]
         if self._rules.last in hits:
             found += self._decoded(text)
         return found

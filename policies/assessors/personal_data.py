@@ -107,14 +107,9 @@ def _dni(match: re.Match[str]) -> tuple[int, int] | None:
     return match.span() if right and not _goes_on(match) else None
 
 
-_ODD: Final = dict(
-    zip(
-        "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ",
-        (1, 0, 5, 7, 9, 13, 15, 17, 19, 21, 1, 0, 5, 7, 9, 13, 15, 17, 19, 21, 2, 4, 18, 20, 11, 3, 6, 8, 12, 14, 16, 10,
-         22, 25, 24, 23),
-        strict=True,
-    )
-)  # fmt: skip
+_ODD: Final = dict(zip("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ", (
+    1, 0, 5, 7, 9, 13, 15, 17, 19, 21, 1, 0, 5, 7, 9, 13, 15, 17, 19, 21, 2, 4, 18, 20, 11, 3, 6, 8, 12, 14, 16, 10, 22, 25, 24,
+    23), strict=True))  # fmt: skip
 
 
 def _codice_fiscale(match: re.Match[str]) -> tuple[int, int] | None:
@@ -129,18 +124,24 @@ def _goes_on(match: re.Match[str]) -> bool:
     return match.string[match.end() : match.end() + 1].isalnum()
 
 
+_S: Final = r"[ ().\-/]"
+# A number has 11 digits, 8 behind a +, or 9 by themselves or in groups.  No hint begins with letters: they cost most.
+_MANY: Final = (
+    rf"[0-9](?:{_S}{{0,3}}[0-9]){{10}}|\+[^0-9]{{0,8}}[0-9](?:{_S}{{0,3}}[0-9]){{7}}|(?:^|[^0-9])(?:[0-9]{{9}}(?:$|[^0-9])|"
+    + "|".join([rf"[0-9]{{{n}}}{_S}{{1,3}}[0-9]" + rf"(?:{_S}{{0,3}}[0-9])" * (8 - n) for n in range(1, 9)]) + ")"
+)  # fmt: skip
 _IP6: Final = r"[0-9A-Fa-f]{1,4}:[0-9A-Fa-f:]{3,36}"
 
 _RULES: Final = (
     Rule("email", r"@[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}", r"[^\s@]@[^\s@]+\.", _email, bounded=False),
-    Rule("iban", r"[A-Z]{2}\d\d(?=((?: ?[A-Z0-9]){11,30}))", r"[A-Z]{2}[0-9]{2} ?[A-Z0-9]{2}", _iban, caseless=True, digits=True),
+    Rule("iban", r"[A-Z]{2}\d\d(?=((?: ?[A-Z0-9]){11,30}))", r"[A-Z][0-9]{2}(?: ?[A-Z0-9]){11}", _iban, caseless=True, digits=True),
     Rule("ip", r"(?:\d{1,3}\.){3}\d{1,3}(?!\.?\d)", r"[0-9]\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]", _ip, digits=True),
     Rule("ip", _IP6, r"[0-9a-f]::|[0-9a-f]:[0-9a-f]{1,4}:[0-9a-f]{0,4}:", _ip, caseless=True, digits=True, exact=exactly(_IP6)),
     Rule("uk_nino", r"[A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z] ?(?:\d\d ?){3}[A-D](?![A-Za-z0-9])",
-         r"[A-Z][A-Z] ?[0-9]{2} ?[0-9]{2} ?[0-9]{2} ?[A-D]", _nino, digits=True),
+         r"[0-9]{2} ?[0-9]{2} ?[0-9]{2} ?[A-D]", _nino, digits=True),
     Rule("es_dni", r"([XYZ]?\d{7,8})-?([A-Z])", r"[0-9]{7}-?[A-Z]", _dni, caseless=True, digits=True),
-    Rule("it_cf", r"[A-Z]{6}\d{2}[A-EHLMPRST]\d{2}[A-Z]\d{3}[A-Z]", r"[A-Z]{6}[0-9]{2}[A-T][0-9]{2}[A-Z][0-9]{3}[A-Z]", _codice_fiscale, caseless=True, digits=True),
-    Rule("digits", "", r"[0-9](?:[ ().\-/]{0,3}[0-9]){6}", bounded=False, digits=True),
+    Rule("it_cf", r"[A-Z]{6}\d{2}[A-EHLMPRST]\d{2}[A-Z]\d{3}[A-Z]", r"[0-9]{2}[A-T][0-9]{2}[A-Z][0-9]{3}[A-Z]", _codice_fiscale, caseless=True, digits=True),
+    Rule("digits", "", _MANY, bounded=False, digits=True),
 )  # fmt: skip
 
 
@@ -223,10 +224,7 @@ def _opens(text: str, at: int) -> int:
 
 
 class _Run:
-    """Groups of digits that blanks and signs join.  Offsets are into the digits alone.
-
-    behind_words: a number that could be any counts only behind the word that says what it is.
-    """
+    """Groups of digits that blanks and signs join.  Offsets are into the digits alone.  behind_words: see `told`."""
 
     __slots__ = ("behind_words", "digits", "ends", "offsets", "starts", "text")
 
@@ -245,7 +243,7 @@ class _Run:
         self.digits = "".join(groups)
 
     def told(self, start: int, label: str) -> bool:
-        """Does the word for it stand before a number?"""
+        """Does the word for it stand before a number that could be any?"""
         return not self.behind_words or _CONTEXT[label].search(self.text, max(0, start - _NEAR), start) is not None
 
     def joined(self, first: int) -> int:
