@@ -23,6 +23,7 @@ ONE: Final = load.work(KEY)
 UNARY: Final = load.work(KEY, 32)
 DIFFERS: Final = load.work(KEY, 32, differs=True)
 NUMBERED: Final = load.work(KEY, 32, mark=b"order 4711000815")
+DECODED: Final = load.work(KEY, 32, mark=b"order 546480206")  # as many digits as a number that counts behind its word
 STREAM: Final = load.work(KEY, 200, stream=True)
 DISTURBED: Final = 0.85  # of its core that a busy server must have had, or other programs took part of it
 
@@ -224,7 +225,7 @@ def cache(bench: Bench) -> list[Figure]:
 def safety(bench: Bench) -> list[Figure]:
     """What the pattern assessors cost, all on, both ways; on streams for each chunk; and with the cache besides."""
     cases = (("prose", UNARY, "safety"), ("prose with a long number", NUMBERED, "safety"))
-    cases += (("cache too, all misses", DIFFERS, "both"),)
+    cases += (("prose that is decoded", DECODED, "safety"), ("cache too, all misses", DIFFERS, "both"))
     ratios: dict[str, list[float]] = {name: [] for name, *_ in cases}
     costs: dict[str, list[float]] = {name: [] for name, *_ in cases}
     chunks = []

@@ -113,6 +113,13 @@ class Scanner(Assessor):
         """Patterns of which one occurs wherever `find` finds anything; none: not known."""
         return ()
 
+    def doubts(self, body: bytes, hits: list[int]) -> bool:
+        """May there be anything in the texts of this JSON?  A closer look, where it is cheaper than to decode them.
+
+        body: as it is written, but for the commonest escapes.  hits: the hints that occurred in it, by their places.
+        """
+        return True
+
     def hold(self, text: str) -> int:
         """How many of the last characters could belong to a place that what follows them completes; at most HELD."""
         return min(len(text), self.reach)
@@ -176,10 +183,14 @@ class ScanFollower:
                 self._forget()
                 return told
         size = len(text)
-        settled = size if final else size - min(scanner.hold(text), HELD)
-        settled = max(settled, self.settled - base)
+        settled = size if final else max(size - min(scanner.hold(text), HELD), self.settled - base)
+        found = scanner.scan(text)
+        if not found:  # nearly always
+            self.settled = settled + base
+            self._forget()
+            return told
         last = max(self._last, self.settled) - base  # what lies before it is decided
-        for one in merged(scanner.scan(text)):
+        for one in merged(found):
             goes_on = one.open and not final
             start, end = max(one.start, last), size if one.open and final else one.end
             if end <= last or start >= settled:
@@ -213,7 +224,7 @@ class ScanFollower:
 
     def _forget(self) -> None:
         """What lies too far back to matter to what comes goes."""
-        keep = max(0, self.settled - self._base - 64)
+        keep = self.settled - self._base - 64
         if keep > HELD:
             self._text = self._text[keep:]
             self._base += keep

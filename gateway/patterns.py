@@ -1,14 +1,15 @@
 """Finds places in a text by patterns, in time that is linear in the text, whatever the text and whoever wrote it.
 
 Hyperscan says which rules have anything in a text: one pass over it for all rules, at most one call back for each.
-Only those are then looked at by Python's own `re`, whose patterns here have no quantifier that is neither bounded nor
-possessive, so that no text is gone over twice.  Expressions of an operator's own run in RE2.
+Where hints are common words and the text is ASCII, a second pass looks for the whole patterns.  What is left is then
+looked at by Python's own `re`, whose patterns here have no quantifier that is neither bounded nor possessive, so that
+no text is gone over twice.  Expressions of an operator's own run in RE2.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 HELD: Final = 256  # characters: the most of a text that is held back because a place may begin in it
@@ -36,7 +37,9 @@ class Hint(NamedTuple):
 class Rule(NamedTuple):
     """What to look for.
 
+    pattern: "" where another way of looking is asked when the hint occurs.
     hint: a pattern for Hyperscan that occurs wherever `pattern` does; must be short and cheap.
+    exact: the same for texts of ASCII, and it hardly occurs anywhere else (see `exactly`); "": there is none.
     confirm: gives the place's start and end, or None where the match is none; as it stands where absent.
     """
 
@@ -47,6 +50,7 @@ class Rule(NamedTuple):
     bounded: bool = True  # no letter or digit may stand directly before it
     caseless: bool = False
     digits: bool = False  # whatever it finds has four digits or more
+    exact: str = ""
 
     @property
     def hinted(self) -> Hint:
@@ -60,6 +64,9 @@ class Rules:
         self._rules = [(rule, re.compile(rule.pattern, re.IGNORECASE if rule.caseless else 0)) for rule in rules]
         self.hints = [rule.hinted for rule in rules]
         self._scan = hinting(self.hints)
+        exact = [(number, Hint(rule.exact, rule.caseless)) for number, rule in enumerate(rules) if rule.exact]
+        self._close = _scanner(exact)
+        self._loose = frozenset(range(len(rules))) - {number for number, _ in exact}
 
     @property
     def last(self) -> int:
@@ -70,8 +77,18 @@ class Rules:
         """The rules that have anything in a text, by their numbers.  data: the text as UTF-8."""
         hits: list[int] = []
         self._scan(data, hits)
-        hits.sort()  # the rule that stands first gives its label
+        if hits:
+            hits = self.closer(data, hits)
+            hits.sort()  # the rule that stands first gives its label
         return hits
+
+    def closer(self, data: bytes, hits: list[int]) -> list[int]:
+        """What is left of the hits of hints; the same where some of the bytes are not ASCII."""
+        if self._close is None or self._loose.issuperset(hits) or not data.isascii():
+            return hits
+        close: list[int] = []
+        self._close(data, close)
+        return [number for number in hits if number in close or number in self._loose]
 
     def find(self, text: str, data: bytes) -> list[Found]:
         hits = self.hits(data)
@@ -82,6 +99,8 @@ class Rules:
         found: list[Found] = []
         for number in hits:
             rule, pattern = self._rules[number]
+            if not rule.pattern:
+                continue
             for match in pattern.finditer(text):
                 place = match.span() if rule.confirm is None else rule.confirm(match)
                 if place is None or (rule.bounded and place[0] and _joins(text, place[0])):
@@ -124,16 +143,55 @@ class Expressions:
         return found
 
 
+_SIGN: Final = re.compile(r"\\.|\[\^?\]?|\]|\(\?(?:P<\w+>|.)|[?*+}]\+|.", re.DOTALL)
+_ASCII: Final = {r"\s": r"\s\x1c-\x1f"}  # what Python's `\s` is in ASCII: Hyperscan's is less
+_WIDE: Final = {r"\s": r"\s\x1c-\x1f\x80-\xff", r"\w": r"\w\x80-\xff"}  # … and every blank, every letter, in UTF-8
+
+
+def exactly(pattern: str) -> str:
+    """A pattern in Hyperscan's words: it occurs in ASCII, and in JSON that holds it, wherever `re` finds the pattern.
+
+    Nothing in it is possessive or named, and a text may begin behind a quotation mark.  Raises ValueError on what looks
+    around.
+    """
+    parts: list[str] = []
+    for sign, listed in _signs(pattern, _ASCII):
+        if listed or sign == "(?:":
+            parts.append(sign)
+        elif sign.startswith("(?P<"):
+            parts.append("(")
+        elif sign.startswith("(?"):
+            raise ValueError(f"{sign} cannot be said exactly")
+        elif sign == "^":
+            parts.append('(?:^|")')
+        else:
+            parts.append(sign[0] if sign in ("?+", "*+", "++", "}+") else sign)
+    return "".join(parts)
+
+
+def _signs(pattern: str, classes: Mapping[str, str]) -> Iterator[tuple[str, bool]]:
+    r"""The signs of an expression, and which stand within […]; but in [^…], with those classes in place of `\s` …"""
+    listed = negated = False
+    for sign in _SIGN.findall(pattern):
+        if sign[0] == "[" and not listed:
+            listed, negated = True, sign.startswith("[^")
+        elif sign == "]":
+            listed = negated = False
+        elif sign in classes and not negated:
+            sign = classes[sign] if listed else f"[{classes[sign]}]"
+        yield sign, listed
+
+
 def literal(words: str) -> tuple[str, str]:
     """(pattern, hint) of a phrase in any case; its blanks stand for any blanks."""
     parts = words.split()
     pattern = r"\s{1,4}".join([re.escape(part) for part in parts])
-    hint = r"\s{1,4}".join(["".join([_any_case(letter) for letter in part]) for part in parts])
+    hint = r"\s+".join(["".join([any_case(letter) for letter in part]) for part in parts])
     return pattern, hint
 
 
-def _any_case(letter: str) -> str:
-    """Hyperscan knows the cases of ASCII only, and blanks of ASCII only."""
+def any_case(letter: str) -> str:
+    """Hyperscan knows the cases of ASCII only."""
     if letter.isascii():
         return re.escape(letter)
     return "(?:" + "|".join(dict.fromkeys([letter, letter.lower(), letter.upper()])) + ")"
@@ -163,17 +221,23 @@ def _joins(text: str, start: int) -> bool:
 
 
 def hinting(hints: Sequence[Hint]) -> Callable[[bytes, list[int]], None]:
-    """What is returned adds the numbers of the hints that occur in some bytes; each once, in no order."""
+    """What is returned adds the numbers of the hints that occur in some UTF-8; each once, in no order."""
+    hints = [hint._replace(pattern="".join([sign for sign, _ in _signs(hint.pattern, _WIDE)])) for hint in hints]
     plain = _scanner([(number, hint) for number, hint in enumerate(hints) if not hint.digits])
     of_numbers = _scanner([(number, hint) for number, hint in enumerate(hints) if hint.digits])
 
     def scan(data: bytes, hits: list[int]) -> None:
         if plain is not None:
             plain(data, hits)
-        if of_numbers is not None and len(data.translate(None, _NO_DIGITS)) >= 4:
+        if of_numbers is not None and count_digits(data) >= 4:
             of_numbers(data, hits)
 
     return scan
+
+
+def count_digits(data: bytes) -> int:
+    """How many there are."""
+    return len(data.translate(None, _NO_DIGITS))
 
 
 _NO_DIGITS: Final = bytes(set(range(256)) - set(b"0123456789"))

@@ -1,9 +1,10 @@
 """Looks at a body once for all pattern assessors, as it was written, before anything of it is decoded.
 
 Where no hint of an assessor occurs in the bytes, it cannot find anything in any text that the bytes hold, and need not
-be asked; where that is so of all, there is nothing to decode or to join.  That holds only where texts stand in the JSON
-as they are; so a body with other escapes than the commonest, with letters beyond ASCII that an assessor reads as
-others, with texts in several parts or with media is always decoded, and all are asked.
+be asked, nor where it sees by a closer look that its hints meant nothing; where that is so of all, there is nothing to
+decode or to join.  That holds only where texts stand in the JSON as they are; so a body with other escapes than the
+commonest, with texts in several parts or with media is always decoded, and all are asked; of letters beyond ASCII,
+those who read them as others.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
-from gateway.assessor import Scanner
+from gateway.assessor import Assessor, Scanner
 from gateway.judging import Rule
 from gateway.patterns import Hint, hinting
 
@@ -26,26 +27,40 @@ _DECODED: Final = (
 )
 # What is read by nobody, and full of digits (gateway/dialects: identifiers and enumerations).
 _SKIPPED: Final = re.compile(
-    rb'(?<!\\)"(?:id|model|created|system_fingerprint)": ?(?:"[\w.:/-]{0,64}"|[0-9]{1,12})'
-    rb'|(?<!\\)"usage": ?\{[^{}"]{0,64}(?:"[a-z_]{1,40}": ?(?:[0-9.]{1,16}|null|\{[^{}]{0,400}\})[, \n]{0,3}){0,30}\}'
+    rb'"(?<!\\")(?:id|model|created|system_fingerprint)": ?(?:"[\w.:/-]{0,64}"|[0-9]{1,12})'  # from a letter on: fast
+    rb'|"(?<!\\")usage": ?\{[^{}"]{0,64}(?:"[a-z_]{1,40}": ?(?:[0-9.]{1,16}|null|\{[^{}]{0,400}\})[, \n]{0,3}){0,30}\}'
 )
 LONGEST: Final = 65_536  # bytes that are looked at in one step
+
+
+class Look:
+    """The hints of all assessors, compiled once: that takes longer than a call may wait."""
+
+    def __init__(self, assessors: Sequence[Assessor]) -> None:
+        self.places: dict[Assessor, range] = {}  # the numbers of each one's hints
+        hints: list[Hint] = []
+        for scanner in assessors:
+            if isinstance(scanner, Scanner) and (own := scanner.hints()):
+                self.places[scanner] = range(len(hints), len(hints) + len(own))
+                hints += own
+        self.least = len(hints)  # from this number on they are those that call for decoding
+        self.scan = hinting([*hints, *map(Hint, _DECODED)]) if hints else None
 
 
 class Prefilter:
     """Of some rules.  `usable`: all of them can be asked in this way."""
 
-    def __init__(self, rules: Sequence[Rule]) -> None:
-        hinted = [(number, rule.assessor) for number, rule in enumerate(rules) if isinstance(rule.assessor, Scanner)]
-        hints = [(number, hint) for number, scanner in hinted for hint in scanner.hints()]
-        others = [number for number, rule in enumerate(rules) if not isinstance(rule.assessor, Scanner)]
-        quick = all(rules[number].assessor.quick for number in others)
-        self.usable = bool(hinted) and quick and all(scanner.hints() for _, scanner in hinted)
+    def __init__(self, rules: Sequence[Rule], look: Look | None = None) -> None:
+        look = look or Look([rule.assessor for rule in rules])
+        self._scanners = {at: rule.assessor for at, rule in enumerate(rules) if isinstance(rule.assessor, Scanner)}
+        self._others = [at for at in range(len(rules)) if at not in self._scanners]
+        quick = all(rules[at].assessor.quick for at in self._others)
+        self.usable = bool(self._scanners) and quick and all(one in look.places for one in self._scanners.values())
         self._rules = rules
-        self._others = others
-        self._folds = any(scanner.folds for _, scanner in hinted)
-        self._owners = [number for number, _ in hints]  # of each hint; there is none of those that call for decoding
-        self._scan = hinting([*[hint for _, hint in hints], *map(Hint, _DECODED)]) if self.usable else None
+        self._folding = [at for at, scanner in self._scanners.items() if scanner.folds]
+        usable = self._scanners.items() if self.usable else ()
+        self._owners = {hint: (at, place) for at, one in usable for place, hint in enumerate(look.places[one])}
+        self._scan, self._least = look.scan if self.usable else None, look.least
         self._rest: dict[tuple[int, ...], tuple[list[Rule], str]] = {}
 
     def suspects(self, body: bytes) -> tuple[list[Rule], str] | None:
@@ -53,9 +68,10 @@ class Prefilter:
 
         None: it must be decoded to be looked at, by all of them.
         """
-        if self._scan is None or len(body) > LONGEST or (self._folds and not body.isascii()):
+        if self._scan is None or len(body) > LONGEST:
             return None
-        asked = [number for number in self._others if not self._rules[number].assessor.spares(body)]
+        asked = set([] if body.isascii() else self._folding)
+        asked.update([at for at in self._others if not self._rules[at].assessor.spares(body)])
         body = _SKIPPED.sub(b"", body)  # before a quote inside a text looks like one of the JSON
         if b"\\" in body:
             if b"\\u" in body or b"\\\\" in body:
@@ -65,16 +81,18 @@ class Prefilter:
                 return None
         hits: list[int] = []
         self._scan(body, hits)
-        owners = self._owners
-        for hit in hits:
-            if hit >= len(owners):
-                return None
-            asked.append(owners[hit])
-        return self._split(tuple(sorted(set(asked))))
+        if hits and max(hits) >= self._least:
+            return None
+        near: dict[int, list[int]] = {}
+        for at, place in [self._owners[hit] for hit in hits if hit in self._owners]:
+            near.setdefault(at, []).append(place)
+        doubts = [at for at in near.keys() - asked if self._scanners[at].doubts(body, near[at])]
+        asked.update(doubts)
+        return self._split(tuple(sorted(asked)))
 
     def _split(self, asked: tuple[int, ...]) -> tuple[list[Rule], str]:
         found = self._rest.get(asked)
         if found is None:
-            rest = ",".join([rule.name for number, rule in enumerate(self._rules) if number not in asked])
-            found = self._rest[asked] = [self._rules[number] for number in asked], rest
+            rest = ",".join([rule.name for at, rule in enumerate(self._rules) if at not in asked])
+            found = self._rest[asked] = [self._rules[at] for at in asked], rest
         return found

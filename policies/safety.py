@@ -32,7 +32,7 @@ from gateway.judging import Panel, Rule, judged, refused, replaced, side_by_side
 from gateway.masking import Masking
 from gateway.patterns import Found
 from gateway.policy import Policy, Words
-from gateway.prefilter import Prefilter
+from gateway.prefilter import Look, Prefilter
 from gateway.texts import Joined, Texts
 
 log = logging.getLogger("gateway")
@@ -82,13 +82,13 @@ class _Team:
 
     __slots__ = ("asked", "asked_once", "masks", "rules", "said", "said_once")
 
-    def __init__(self, rules: Sequence[Rule]) -> None:
+    def __init__(self, rules: Sequence[Rule], look: Look) -> None:
         self.rules = rules
         self.asked = [rule for rule in rules if rule.stages & _ASKED]
         self.said = [rule for rule in rules if rule.stages & _SAID and rule.action != "mask"]
         self.masks = [rule for rule in rules if rule.action == "mask"]
-        self.asked_once = Prefilter(self.asked)
-        self.said_once = Prefilter(self.said)
+        self.asked_once = Prefilter(self.asked, look)
+        self.said_once = Prefilter(self.said, look)
 
 
 class Safety(Policy[_State]):
@@ -107,6 +107,7 @@ class Safety(Policy[_State]):
         self._said = said = said or self.Settings()
         offers = {"inner": inner}
         self._rules = [(use.teams, _rule(use, said, offers)) for use in said.assessors]
+        self._look = Look([rule.assessor for _, rule in self._rules])
         self._alike = all(use.teams is None for use in said.assessors)  # what one team may ask, each may
         self._teams: dict[str, _Team] = {}
         self._states: dict[Exchange, _State] = {}  # until the receipt comes back
@@ -336,7 +337,7 @@ class Safety(Policy[_State]):
             same = next((one for one in self._teams.values() if one.rules == rules), None)
             if len(self._teams) > 10_000:
                 self._teams.clear()
-            team = self._teams[name] = same or _Team(rules)
+            team = self._teams[name] = same or _Team(rules, self._look)
         return team
 
     def _tell(self, x: Exchange, state: _State) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import ClassVar, Final
 
 from gateway.assessor import Scanner
-from gateway.patterns import HELD, Found, Hint, Rule, Rules
+from gateway.patterns import HELD, Found, Hint, Rule, Rules, any_case, exactly
 
 _S: Final = r"(?:[\s_*.,:;'\"-]{1,4}+)"
 _W: Final = r"(?:[^\W_]{1,16}+[\s_*.,:;'-]{1,3}+){0,4}?"
@@ -40,7 +40,8 @@ def _rule(label: str, pattern: str, hint: str) -> Rule:
     """Runs of letters and of blanks are never given back: so that no text takes long, however it was made."""
     pattern = re.sub(r"(\\[sw]\{\d,\d+\})(?![+?])", r"\1+", pattern)
     hint = re.sub(r"\\s\{([01]),\d\}", lambda m: r"\s*" if m[1] == "0" else r"\s+", hint)  # small, not exact
-    return Rule(label, pattern, hint, _not_quoted, bounded=False, caseless=True)
+    hint = "".join([letter if letter.isascii() else any_case(letter) for letter in hint])
+    return Rule(label, pattern, hint, _not_quoted, bounded=False, caseless=True, exact=exactly(pattern))
 
 
 _RULES: Final = (
@@ -98,15 +99,17 @@ _RULES: Final = (
     _rule("hidden_order", r"(?:do\s{1,2}not|don'?t|never|without)\s{1,2}(?:tell(?:ing)?|mention(?:ing)?|inform(?:ing)?|reveal(?:ing)?|alert(?:ing)?)\s{1,2}(?:this\s{1,2}(?:to\s{1,2})?)?(?:the\s{1,2})?(?:users?|human|anyone|them)\b",
           r"(?:tell|mention|inform|reveal|alert)"),
     _rule("hidden_order", r"(?:if\s{1,2}you\s{1,2}are|note\s{1,2}to|attention|message\s{1,2}(?:to|for)|instructions?\s{1,2}(?:to|for))\s{1,2}(?:the\s|an?\s|any\s|all\s){0,2}(?:ai|llm|language\s{1,2}model|assistant|chatbot|agent|gpt)s?\b[\s:,-]{1,3}(?:\w{1,12}\s{1,2}){0,4}?(?:you\s{1,2}must|please|must|ignore|send|recommend|rate|say|reply|respond|always|do\s{1,2}not|print|output|give)",
-          r"(?:\bai\b|\bllm|language\s{1,2}model|assistant|chatbot|agent|gpt)"),
-    Rule("encoded", r"(?!)", r"[A-Za-z0-9+/]{24}"),
+          r"(?:you\s{1,2}are|note\s{1,2}to|attention|(?:message|instructions?)\s{1,2}(?:to|for))\s{1,2}(?:(?:the|an?|any|all)\s{1,2})*(?:ai|llm|language\s{1,2}model|assistant|chatbot|agent|gpt)"),
+    Rule("encoded", "", r"[A-Za-z0-9+/]{24}"),
 )  # fmt: skip
 
 # Letters of other alphabets that look like Latin ones, and full-width forms: each one for one, so that places stay.
 _ALIKE: Final = str.maketrans(
-    "аеорсухіјѕԁԛԝһқАВЕКМНОРСТУХІЈЅοαερτυικνΑΒΕΗΙΚΜΝΟΡΤΥΧΖ",
-    "aeopcyxijsdqwhkABEKMHOPCTYXIJSoaeptuikvABEHIKMNOPTYXZ",
-) | {0xFF01 + n: 0x21 + n for n in range(94)} | {0x2019: 0x27, 0x2018: 0x27, 0x201C: 0x22, 0x201D: 0x22, 0xA0: 0x20}  # fmt: skip
+    "аеорсухіјѕԁԛԝһқАВЕКМНОРСТУХІЈЅοαερτυικνΑΒΕΗΙΚΜΝΟΡΤΥΧΖſıK",
+    "aeopcyxijsdqwhkABEKMHOPCTYXIJSoaeptuikvABEHIKMNOPTYXZsik",
+) | {0xFF01 + n: 0x21 + n for n in range(94)}
+_ALIKES: Final = re.compile(f"[{''.join(map(chr, _ALIKE))}]")  # they are few in most texts: faster than translate
+_MARKS: Final = (("\u2019", "'"), ("\u2018", "'"), ("\u201c", '"'), ("\u201d", '"'), ("\xa0", " "))
 _CYRILLIC: Final = re.compile(r"[а-яА-Я]{4}")
 _UNSEEN: Final = re.compile(r"[\u00ad\u200b-\u200f\u2060-\u2064\ufeff\U000e0000-\U000e007f]")
 _BASE64: Final = re.compile(r"[A-Za-z0-9+/]{24,2048}+={0,2}")
@@ -129,19 +132,26 @@ class Injection(Scanner):
     def hints(self) -> Sequence[Hint]:
         return self._rules.hints
 
+    def doubts(self, body: bytes, hits: list[int]) -> bool:
+        return bool(self._rules.closer(body, hits))
+
     def find(self, text: str, data: bytes) -> list[Found]:
         hits = self._rules.hits(data)
         found = self._rules.look(text, hits) if hits else []
         if len(data) != len(text):
-            found += self._folded(text)
+            seen = set(found)
+            found += [one for one in self._folded(text) if one not in seen]
         if self._rules.last in hits:
             found += self._decoded(text)
         return found
 
     def _folded(self, text: str) -> list[Found]:
         """As a reader sees it: without what cannot be seen, and with the letters that others stand for."""
-        plain = text if _CYRILLIC.search(text) else text.translate(_ALIKE)
-        places = None
+        plain, places = text, None
+        if not _ALIKES.search(text) or not _CYRILLIC.search(text):
+            for mark, meant in _MARKS:
+                plain = plain.replace(mark, meant)
+            plain = _ALIKES.sub(lambda letter: chr(_ALIKE[ord(letter[0])]), plain)
         if _UNSEEN.search(plain):
             places = [at for at, letter in enumerate(plain) if not _UNSEEN.match(letter)]
             tagged = plain.translate({0xE0000 + n: chr(n) for n in range(32, 127)})  # letters written as invisible tags

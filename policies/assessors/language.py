@@ -44,7 +44,12 @@ _SCRIPTS: Final = (
     ("hi", re.compile("[\u0900-\u097f]")),
     ("th", re.compile("[\u0e00-\u0e7f]")),
 )
-_WORD: Final = re.compile(r"[^\W\d_]{1,30}")
+_SCRIPTED: Final = re.compile(
+    "[\u0370-\u03ff\u0590-\u06ff\u0900-\u097f\u0e00-\u0e7f\u1100-\u11ff\u3040-\u30ff\u4e00-\u9fff\uac00-\ud7af]"
+)
+_BLANK: Final = bytes(one if chr(one).isalpha() else 32 for one in range(128)).ljust(256)  # what is no letter
+_LONG: Final = 30  # letters of a word; what goes on from there is another
+_WORD: Final = re.compile(rf"[^\W\d_]{{1,{_LONG}}}")
 _LONGEST: Final = 800  # characters that are looked at: more would change little
 _SURE: Final = 12  # words from which a guess is a guess
 
@@ -71,23 +76,27 @@ class Language(Assessor):
 
 def guess(text: str) -> tuple[str, float]:
     """(language, confidence 0 … 1); ("", 0) where too little speaks for any."""
-    letters = sum(map(str.isalpha, text))
+    ascii = text.isascii()
+    plain = text.encode().translate(_BLANK).lower() if ascii else b""
+    letters = len(plain) - plain.count(b" ") if ascii else sum(map(str.isalpha, text))
     if letters < 8:
         return "", 0.0
-    for name, script in _SCRIPTS:
+    for name, script in _SCRIPTS if not ascii and _SCRIPTED.search(text) else ():
         share = len(script.findall(text)) / letters
         if share > (0.1 if name == "ja" else 0.3):
             return name, min(1.0, 0.5 + share)
-    votes: Counter[str] = Counter()
-    words = _WORD.findall(text.lower())
-    for word in words:
+    words = plain.decode().split() if ascii else _WORD.findall(text.lower())
+    counts = Counter(words)
+    if ascii and len(max(counts, key=len)) > _LONG:
+        counts = Counter(words := _WORD.findall(text.lower()))
+    votes: dict[str, int] = {}
+    for word, count in counts.items():
         voices = _VOICES.get(word, ())
         for one in voices:
-            votes[one] += 6 // len(voices)
+            votes[one] = votes.get(one, 0) + 6 // len(voices) * count
     if not votes or len(words) < _SURE:
         return "", 0.0
-    (first, most), *rest = votes.most_common(2)
-    second = rest[0][1] if rest else 0
+    most, second = sorted([*votes.values(), 0], reverse=True)[:2]
     if most < 12 or most / len(words) < 0.6:
         return "", 0.0
-    return first, round((most - second) / most, 3)
+    return max(votes, key=votes.__getitem__), round((most - second) / most, 3)

@@ -17,7 +17,7 @@ from pydantic import Field
 
 from gateway import settings
 from gateway.assessor import STAGES, Scanner
-from gateway.patterns import HELD, Found, Hint, Rule, Rules
+from gateway.patterns import HELD, Found, Hint, Rule, Rules, count_digits, exactly
 
 Kind = Literal[
     "email", "phone", "card", "iban", "ip", "us_ssn", "uk_nino", "de_tax_id", "fr_nir", "es_dni", "nl_bsn", "it_cf",
@@ -27,7 +27,7 @@ Kind = Literal[
 _LAST_OF_WORDS: Final = "\u2e80"  # from here on scripts write no blanks between words
 _LOCAL: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._+%-'")
 _GROUPS: Final = re.compile(r"\d+")
-_RUN: Final = re.compile(r"[+(]{0,2}\d[\d ().\-/]*+")
+_RUN: Final = re.compile(r"\d[\d ().\-/]{7,}+")  # no number is shorter
 _DATE: Final = re.compile(r"(?:19|20)\d\d[-/.][01]\d[-/.][0-3]\d\b|[0-3]?\d[-/.][01]?\d[-/.](?:19|20)\d\d\b")
 _CONTEXT: Final = {
     "us_ssn": re.compile(r"\b(?:ssn|social security)", re.IGNORECASE),
@@ -35,6 +35,7 @@ _CONTEXT: Final = {
     "de_tax_id": re.compile(r"steuer|\btax|\btin\b|\bidnr|identifikationsnummer", re.IGNORECASE),
     "pl_pesel": re.compile(r"pesel", re.IGNORECASE),
 }
+_LOOKED, _FEW = 16_384, 400  # bytes and digits that are looked at in one step
 _NEAR: Final = 48  # characters before a number in which its word must stand
 
 # ISO 13616: characters of an IBAN by country.
@@ -74,7 +75,7 @@ def _iban(match: re.Match[str]) -> tuple[int, int] | None:
         end += 1
     value = "".join(letter for letter in text[:end] if letter.isalnum()).upper()
     after = match.string[start + end : start + end + 1]
-    if seen != wanted or (after.isalnum() and after.isascii()):
+    if seen != wanted or not value.isascii() or (after.isalnum() and after.isascii()):  # in any case: K is a kelvin
         return None
     number = "".join(str(int(letter, 36)) for letter in value[4:] + value[:4])
     return (start, start + end) if int(number) % 97 == 1 else None
@@ -106,14 +107,9 @@ def _dni(match: re.Match[str]) -> tuple[int, int] | None:
     return match.span() if right and not _goes_on(match) else None
 
 
-_ODD: Final = dict(
-    zip(
-        "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ",
-        (1, 0, 5, 7, 9, 13, 15, 17, 19, 21, 1, 0, 5, 7, 9, 13, 15, 17, 19, 21, 2, 4, 18, 20, 11, 3, 6, 8, 12, 14, 16, 10,
-         22, 25, 24, 23),
-        strict=True,
-    )
-)  # fmt: skip
+_ODD: Final = dict(zip("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ", (
+    1, 0, 5, 7, 9, 13, 15, 17, 19, 21, 1, 0, 5, 7, 9, 13, 15, 17, 19, 21, 2, 4, 18, 20, 11, 3, 6, 8, 12, 14, 16, 10, 22, 25, 24,
+    23), strict=True))  # fmt: skip
 
 
 def _codice_fiscale(match: re.Match[str]) -> tuple[int, int] | None:
@@ -128,16 +124,24 @@ def _goes_on(match: re.Match[str]) -> bool:
     return match.string[match.end() : match.end() + 1].isalnum()
 
 
+_S: Final = r"[ ().\-/]"
+# A number has 11 digits, 8 behind a +, or 9 by themselves or in groups.  No hint begins with letters: they cost most.
+_MANY: Final = (
+    rf"[0-9](?:{_S}{{0,3}}[0-9]){{10}}|\+[^0-9]{{0,8}}[0-9](?:{_S}{{0,3}}[0-9]){{7}}|(?:^|[^0-9])(?:[0-9]{{9}}(?:$|[^0-9])|"
+    + "|".join([rf"[0-9]{{{n}}}{_S}{{1,3}}[0-9]" + rf"(?:{_S}{{0,3}}[0-9])" * (8 - n) for n in range(1, 9)]) + ")"
+)  # fmt: skip
+_IP6: Final = r"[0-9A-Fa-f]{1,4}:[0-9A-Fa-f:]{3,36}"
+
 _RULES: Final = (
     Rule("email", r"@[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}", r"[^\s@]@[^\s@]+\.", _email, bounded=False),
-    Rule("iban", r"[A-Z]{2}\d\d(?=((?: ?[A-Z0-9]){11,30}))", r"[A-Z]{2}[0-9]{2} ?[A-Z0-9]{2}", _iban, caseless=True, digits=True),
+    Rule("iban", r"[A-Z]{2}\d\d(?=((?: ?[A-Z0-9]){11,30}))", r"[A-Z][0-9]{2}(?: ?[A-Z0-9]){11}", _iban, caseless=True, digits=True),
     Rule("ip", r"(?:\d{1,3}\.){3}\d{1,3}(?!\.?\d)", r"[0-9]\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]", _ip, digits=True),
-    Rule("ip", r"[0-9A-Fa-f]{1,4}:[0-9A-Fa-f:]{3,36}", r"[0-9a-f]:[0-9a-f]{0,4}:[0-9a-f]{0,4}:", _ip, caseless=True, digits=True),
+    Rule("ip", _IP6, r"[0-9a-f]::|[0-9a-f]:[0-9a-f]{1,4}:[0-9a-f]{0,4}:", _ip, caseless=True, digits=True, exact=exactly(_IP6)),
     Rule("uk_nino", r"[A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z] ?(?:\d\d ?){3}[A-D](?![A-Za-z0-9])",
-         r"[A-Z][A-Z] ?[0-9]{2} ?[0-9]{2} ?[0-9]{2} ?[A-D]", _nino, digits=True),
+         r"[0-9]{2} ?[0-9]{2} ?[0-9]{2} ?[A-D]", _nino, digits=True),
     Rule("es_dni", r"([XYZ]?\d{7,8})-?([A-Z])", r"[0-9]{7}-?[A-Z]", _dni, caseless=True, digits=True),
-    Rule("it_cf", r"[A-Z]{6}\d{2}[A-EHLMPRST]\d{2}[A-Z]\d{3}[A-Z]", r"[A-Z]{6}[0-9]{2}[A-T][0-9]{2}[A-Z][0-9]{3}[A-Z]", _codice_fiscale, caseless=True, digits=True),
-    Rule("digits", r"(?!)", r"[0-9](?:[ ().\-/]{0,3}[0-9]){6}", bounded=False, digits=True),
+    Rule("it_cf", r"[A-Z]{6}\d{2}[A-EHLMPRST]\d{2}[A-Z]\d{3}[A-Z]", r"[0-9]{2}[A-T][0-9]{2}[A-Z][0-9]{3}[A-Z]", _codice_fiscale, caseless=True, digits=True),
+    Rule("digits", "", _MANY, bounded=False, digits=True),
 )  # fmt: skip
 
 
@@ -161,13 +165,26 @@ class PersonalData(Scanner):
     def hints(self) -> Sequence[Hint]:
         return self._rules.hints
 
+    def doubts(self, body: bytes, hits: list[int]) -> bool:
+        """Nothing that it finds holds a quotation mark, or is less for what stands before one: JSON is a text like any.
+
+        But the word for a number may stand in the message before.
+        """
+        if len(body) > _LOOKED or count_digits(body) > _FEW:
+            return True
+        try:
+            return bool(self._looked(body.decode(), self._rules.closer(body, hits), behind_words=False))
+        except UnicodeDecodeError:
+            return True
+
     def find(self, text: str, data: bytes) -> list[Found]:
         hits = self._rules.hits(data)
-        if not hits:
-            return []
+        return self._looked(text, hits) if hits else []
+
+    def _looked(self, text: str, hits: list[int], behind_words: bool = True) -> list[Found]:
         found = self._rules.look(text, hits)
         if self._rules.last in hits:
-            found += [one for one in _numbers(text) if self._wants(one.label)]
+            found += [one for one in _numbers(text, behind_words) if self._wants(one.label)]
         return found
 
     def hold(self, text: str) -> int:
@@ -178,7 +195,7 @@ class PersonalData(Scanner):
             at -= 1
         while at and tail[at - 1] == " ":
             end = at - 1
-            begin = max(tail.rfind(letter, 0, end) for letter in " \n\t") + 1
+            begin = max(tail.rfind(" ", 0, end), tail.rfind("\n", 0, end), tail.rfind("\t", 0, end)) + 1
             word = tail[begin:end]
             if word and not (_WITH_DIGIT.search(word) or (len(word) <= 4 and word.isupper()) or word in "+("):
                 if (letters := _BEGINS.search(word)) is not None:
@@ -199,14 +216,21 @@ _WITH_DIGIT: Final = re.compile(r"\d")
 _BEGINS: Final = re.compile(r"[^A-Za-z0-9]([A-Z]{1,4})\Z")  # behind a bracket or a quote a number may begin
 
 
+def _opens(text: str, at: int) -> int:
+    """Where the run begins that has its first digit there: up to two signs before it, but for one that ends another."""
+    before = text[max(0, at - 2) : at]
+    ends_another = before == "(+" and text[max(0, at - 66) : at - 2].rstrip(" ().-/")[-1:].isdecimal()
+    return at - 1 if ends_another else at - len(before) + len(before.rstrip("+("))
+
+
 class _Run:
-    """Groups of digits that blanks and signs join.  Offsets are into the digits alone."""
+    """Groups of digits that blanks and signs join.  Offsets are into the digits alone.  behind_words: see `told`."""
 
-    __slots__ = ("digits", "ends", "offsets", "start", "starts", "text")
+    __slots__ = ("behind_words", "digits", "ends", "offsets", "starts", "text")
 
-    def __init__(self, text: str, start: int, end: int) -> None:
+    def __init__(self, text: str, start: int, end: int, behind_words: bool) -> None:
         self.text = text
-        self.start = start
+        self.behind_words = behind_words
         self.starts: list[int] = []
         self.ends: list[int] = []
         self.offsets = [0]
@@ -218,6 +242,10 @@ class _Run:
             groups.append(group[0])
         self.digits = "".join(groups)
 
+    def told(self, start: int, label: str) -> bool:
+        """Does the word for it stand before a number that could be any?"""
+        return not self.behind_words or _CONTEXT[label].search(self.text, max(0, start - _NEAR), start) is not None
+
     def joined(self, first: int) -> int:
         """The group behind the last that is near enough to belong to one number with this one; eight at most."""
         last, most = first + 1, min(first + 8, len(self.starts))
@@ -226,15 +254,13 @@ class _Run:
         return last
 
 
-def _numbers(text: str) -> Iterator[Found]:
+def _numbers(text: str, behind_words: bool = True) -> Iterator[Found]:
     """Every run of digits may hold several numbers; the one with the strongest check is taken first."""
     for match in _RUN.finditer(text):
-        start = match.start()
-        if match.end() - start < 7:
-            continue
+        start = _opens(text, match.start())
         if start and text[start - 1].isalnum() and not (start > 1 and text[start - 2] == "\\"):
             continue
-        run = _Run(text, start, match.end())
+        run = _Run(text, match.start(), match.end(), behind_words)
         at, count = 0, len(run.starts)
         while at < count:
             until = run.joined(at)
@@ -288,17 +314,17 @@ def _label(run: _Run, first: int, lengths: list[int], digits: str) -> str:
     if size == 11:
         if (lengths == [3, 3, 3, 2] or len(lengths) == 1) and _cpf(digits):
             return "br_cpf"
-        if _steuer_id(digits) and _near(text, start, "de_tax_id"):
+        if _steuer_id(digits) and run.told(start, "de_tax_id"):
             return "de_tax_id"
-        return "pl_pesel" if _pesel(digits) and _near(text, start, "pl_pesel") else ""
+        return "pl_pesel" if _pesel(digits) and run.told(start, "pl_pesel") else ""
     if lengths == [3, 2, 4]:
         sign = text[run.ends[first]]
         alike = sign == text[run.ends[first + 1]] and sign in "- " and text[start - 1 : start] not in tuple(".,-/")
         if alike and _ssn(digits):
             return "us_ssn"
-    if _ssn(digits) and _near(text, start, "us_ssn"):
+    if _ssn(digits) and run.told(start, "us_ssn"):
         return "us_ssn"
-    return "nl_bsn" if _bsn(digits) and _near(text, start, "nl_bsn") else ""
+    return "nl_bsn" if _bsn(digits) and run.told(start, "nl_bsn") else ""
 
 
 def _phone(run: _Run, first: int, until: int) -> tuple[str, int]:
@@ -325,10 +351,6 @@ def _phone(run: _Run, first: int, until: int) -> tuple[str, int]:
         dated = any(_DATE.match(text, run.starts[at]) for at in range(first, last + 1))
         return ("phone", last) if long_enough and (plus or not cut) and not dated else ("", 0)
     return "", 0
-
-
-def _near(text: str, start: int, label: str) -> bool:
-    return _CONTEXT[label].search(text, max(0, start - _NEAR), start) is not None
 
 
 def luhn(digits: str) -> bool:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import ClassVar, Final
 
 from gateway.assessor import STAGES, Scanner
-from gateway.patterns import HELD, Found, Hint, Rule, Rules
+from gateway.patterns import HELD, Found, Hint, Rule, Rules, exactly
 
 _T: Final = r"[A-Za-z0-9_-]"
 _A: Final = r"[A-Za-z0-9]"
@@ -67,8 +67,11 @@ _ASSIGNS: Final = r"[\"'`]{0,2}[ \t\r\n]{0,3}(?::=|=>|[:=]|\bis\b)[ \t\r\n]{0,3}
 # The same, loosely and without counting: a hint must be small more than exact.
 _ASSIGNED: Final = (
     r"(?:passwo?r?d|passwd|passphrase|pwd|secret|key|token|credentials?)[0-9A-Za-z_-]*[\"'`]*[ \t\r\n]*(?:[:=]|is)[=> \t\r\n]*"
-    r"[\"'`]*[^\s\"'`,;<>(){}][^\s\"'`,;<>(){}][^\s\"'`,;<>(){}][^\s\"'`,;<>(){}]"
+    r"[\"'`]*" + r"[^\s\"'`,;<>(){}]" * 8
 )
+
+_ASSIGNMENT: Final = _TELLING + _ASSIGNS + r"(?P<value>[^\s\"'`,;<>(){}\x00]{8,}+)"
+_BEARER: Final = r"(?:bearer|basic)\s{1,3}(?P<value>[\w.+/~-]{16,}+={0,2}+)"
 
 _RULES: Final = (
     _key("aws_access_key", "A(?:KIA|SIA|BIA|CCA)", 16, "[A-Z0-9]"),
@@ -127,11 +130,8 @@ _RULES: Final = (
          r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY", bounded=False),
     Rule("url_password", r"[a-z][a-z0-9+.-]{1,20}://[^\s:/@\"'<>]{0,64}:(?P<value>[^\s:/@\"'<>]{3,100})@[\w\[]",
          r"[a-z]://[^\s:/@\"'<>]*:[^\s:/@\"'<>]*@", _password, bounded=False),
-    Rule("bearer_token", r"(?:bearer|basic)\s{1,3}(?P<value>[\w.+/~-]{16,}+={0,2}+)",
-         r"(?:bearer|basic)\s+[0-9A-Za-z_.+/~-]+[0-9]", _assigned, caseless=True),
-    Rule("assigned_secret",
-         _TELLING + _ASSIGNS + r"(?P<value>[^\s\"'`,;<>(){}\x00]{8,}+)", _ASSIGNED,
-         _assigned, bounded=False, caseless=True),
+    Rule("bearer_token", _BEARER, r"(?:bearer|basic)\s+[\w.+/~-]", _assigned, caseless=True, exact=exactly(_BEARER)),
+    Rule("assigned_secret", _ASSIGNMENT, _ASSIGNED, _assigned, bounded=False, caseless=True, exact=exactly(_ASSIGNMENT)),
 )  # fmt: skip
 
 _END: Final = re.compile(r"-----END [A-Z0-9 ]{0,50}PRIVATE KEY(?: BLOCK)?-----")
@@ -143,6 +143,7 @@ _WORD: Final = re.compile(
     r"[\"'`]{0,2}\s{0,3}(?:(?::=?|=>?|is?)\s{0,3}[\"'`]{0,2})?\Z",
     re.IGNORECASE,
 )
+_TELLS: Final = re.compile("pass|pwd|secret|key|token|credential|bearer|basic")  # in any of those: much faster
 _KEY_LINE: Final = re.compile(r"-----BEGIN [A-Z0-9 ]{0,50}\Z")
 
 
@@ -163,6 +164,9 @@ class Secrets(Scanner):
     def hints(self) -> Sequence[Hint]:
         return self._rules.hints
 
+    def doubts(self, body: bytes, hits: list[int]) -> bool:
+        return bool(self._rules.closer(body, hits))
+
     def find(self, text: str, data: bytes) -> list[Found]:
         found = self._rules.find(text, data)
         covered = 0
@@ -182,7 +186,8 @@ class Secrets(Scanner):
         while at > least and (letter := text[at - 1]) not in _STOPS and letter < "\u0100":
             at -= 1
         if at and (text[at - 1] in _STOPS):
-            word = _WORD.search(text, max(least, at - 40), at)
+            begin = max(least, at - 40)
+            word = _WORD.search(text, begin, at) if _TELLS.search(text[begin:at].lower()) else None
             if word is not None:
                 at = word.start()
             elif text[at - 1] == " " and (line := _KEY_LINE.search(text, max(least, at - 64), at)):

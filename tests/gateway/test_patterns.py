@@ -50,8 +50,9 @@ def test_no_text_crashes_the_engine() -> None:
     code = """
 import random
 from policies.assessors import injection, personal_data, secrets, urls
-from gateway.patterns import hinting
-hints = [rule.hinted for module in (injection, personal_data, secrets, urls) for rule in module._RULES]
+from gateway.patterns import Hint, hinting
+rules = [rule for module in (injection, personal_data, secrets, urls) for rule in module._RULES]
+hints = [rule.hinted for rule in rules] + [Hint(rule.exact, rule.caseless) for rule in rules if rule.exact]
 scan, rng = hinting(hints), random.Random(7)
 parts = [hint.pattern.encode()[:12] for hint in hints] + [bytes([n]) for n in range(256)]
 for _ in range(3000):

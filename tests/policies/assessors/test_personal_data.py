@@ -68,3 +68,15 @@ def test_most_are_found_and_little_else_is() -> None:
 )  # fmt: skip
 def test_what_is_none_passes(text: str) -> None:
     assert places(made("personal_data"), text) == []
+
+
+def test_a_body_is_in_doubt_where_a_number_may_stand_behind_its_word_in_the_message_before() -> None:
+    data = made("personal_data")
+    assert data.doubts(b'[{"content":"Your SSN, please?"},{"content":"546480206"}]', [data._rules.last])
+    assert not data.doubts(
+        b'[{"content":"order 4711000815 of 2024-07-18, card 4111 1111 1111 1112"}]', [data._rules.last]
+    )
+
+
+def test_letters_that_are_alike_in_another_case_break_nothing() -> None:
+    assert places(made("personal_data"), "DE89 3704 \u212a044 0532 0130 00, \u212aS123456C, 1234567\u017f") == []
