@@ -25,10 +25,14 @@ _DECODED: Final = (
     r'"(?:prompt|input)"\s*:\s*\[',
     r'"partial_image_b64"|"result"\s*:\s*"',
 )
-# What is read by nobody, and full of digits (gateway/dialects: identifiers and enumerations).
+# What nobody reads, and is full of digits (gateway/dialects: identifiers and enumerations): in the JSON's own fields …
 _SKIPPED: Final = re.compile(
     rb'"(?<!\\")(?:id|model|created|system_fingerprint)": ?(?:"[\w.:/-]{0,64}"|[0-9]{1,12})'  # from a letter on: fast
-    rb'|"(?<!\\")usage": ?\{[^{}"]{0,64}(?:"[a-z_]{1,40}": ?(?:[0-9.]{1,16}|null|\{[^{}]{0,400}\})[, \n]{0,3}){0,30}\}'
+)
+# … and numbers too short to be anybody's.
+_COUNTED: Final = re.compile(
+    rb'"(?<!\\")usage": ?\{[^{}"]{0,64}(?:"[a-z_]{1,40}": ?(?:[0-9]{1,7}|null|\{(?:"[a-z_]{1,40}": ?[0-9]{1,7}[, \n]{0,3}){0,20}\})'
+    rb"[, \n]{0,3}){0,30}\}"
 )
 LONGEST: Final = 65_536  # bytes that are looked at in one step
 
@@ -72,7 +76,7 @@ class Prefilter:
             return None
         asked = set([] if body.isascii() else self._folding)
         asked.update([at for at in self._others if not self._rules[at].assessor.spares(body)])
-        body = _SKIPPED.sub(b"", body)  # before a quote inside a text looks like one of the JSON
+        body = _without_labels(body)  # before a quote inside a text looks like one of the JSON
         if b"\\" in body:
             if b"\\u" in body or b"\\\\" in body:
                 return None
@@ -96,3 +100,12 @@ class Prefilter:
             rest = ",".join([rule.name for at, rule in enumerate(self._rules) if at not in asked])
             found = self._rest[asked] = [self._rules[at] for at in asked], rest
         return found
+
+
+def _without_labels(body: bytes) -> bytes:
+    """What stands before the first bracket inside, and behind the last, are fields of the JSON itself: no other's."""
+    firsts = [at for bracket in (b"{", b"[") if (at := body.find(bracket, 1)) > 0]
+    begin = min(firsts, default=len(body))
+    end = body.rfind(b"}")
+    last = max(begin, body.rfind(b"}", begin, end) + 1, body.rfind(b"]", begin, end) + 1)
+    return _SKIPPED.sub(b"", body[:begin]) + _COUNTED.sub(b"", body[begin:last]) + _SKIPPED.sub(b"", body[last:])
