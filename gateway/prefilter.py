@@ -30,9 +30,10 @@ _SKIPPED: Final = re.compile(
     rb'"(?<!\\")(?:id|model|created|system_fingerprint)": ?(?:"[\w.:/-]{0,64}"|[0-9]{1,12})'  # from a letter on: fast
 )
 # … and numbers too short to be anybody's.
+_COUNT: Final = rb'"[a-z_]{1,40}": ?[0-9]{1,7}[, \n]{0,3}'
 _COUNTED: Final = re.compile(
-    rb'"(?<!\\")usage": ?\{[^{}"]{0,64}(?:"[a-z_]{1,40}": ?(?:[0-9]{1,7}|null|\{(?:"[a-z_]{1,40}": ?[0-9]{1,7}[, \n]{0,3}){0,20}\})'
-    rb"[, \n]{0,3}){0,30}\}"
+    rb'"(?<!\\")usage": ?\{[ \n]{0,64}(?:%b|"[a-z_]{1,40}": ?(?:null|\{(?:%b){0,20}\})[, \n]{0,3}){0,30}\}'
+    % (_COUNT, _COUNT)
 )
 LONGEST: Final = 65_536  # bytes that are looked at in one step
 
