@@ -77,23 +77,32 @@ class Prefilter:
             return None
         asked = set([] if body.isascii() else self._folding)
         asked.update([at for at in self._others if not self._rules[at].assessor.spares(body)])
-        body = _without_labels(body)  # before a quote inside a text looks like one of the JSON
+        plain, near = self._near(body)
+        if near or plain is None:  # perhaps in what nobody reads
+            plain, near = self._near(_without_labels(body))
+        if plain is None:
+            return None
+        asked.update([at for at in near.keys() - asked if self._scanners[at].doubts(plain, near[at])])
+        return self._split(tuple(sorted(asked)))
+
+    def _near(self, body: bytes) -> tuple[bytes | None, dict[int, list[int]]]:
+        """The body as its texts are, or None where it must be decoded; and the hints in it, of each rule."""
         if b"\\" in body:
             if b"\\u" in body or b"\\\\" in body:
-                return None
+                return None, {}
             body = body.replace(b"\\n", b"\n").replace(b"\\t", b"\t").replace(b'\\"', b'"').replace(b"\\/", b"/")
             if b"\\" in body:
-                return None
+                return None, {}
         hits: list[int] = []
+        assert self._scan is not None
         self._scan(body, hits)
-        if hits and max(hits) >= self._least:
-            return None
         near: dict[int, list[int]] = {}
-        for at, place in [self._owners[hit] for hit in hits if hit in self._owners]:
-            near.setdefault(at, []).append(place)
-        doubts = [at for at in near.keys() - asked if self._scanners[at].doubts(body, near[at])]
-        asked.update(doubts)
-        return self._split(tuple(sorted(asked)))
+        for hit in hits:
+            if hit >= self._least:
+                return None, {}
+            if (owner := self._owners.get(hit)) is not None:
+                near.setdefault(owner[0], []).append(owner[1])
+        return body, near
 
     def _split(self, asked: tuple[int, ...]) -> tuple[list[Rule], str]:
         found = self._rest.get(asked)
@@ -104,7 +113,10 @@ class Prefilter:
 
 
 def _without_labels(body: bytes) -> bytes:
-    """What stands before the first bracket inside, and behind the last, are fields of the JSON itself: no other's."""
+    """What stands before the first bracket inside, and behind the last, are fields of the JSON itself: no other's.
+
+    They are known before quotes are undone that stand in texts.
+    """
     firsts = [at for bracket in (b"{", b"[") if (at := body.find(bracket, 1)) > 0]
     begin = min(firsts, default=len(body))
     end = body.rfind(b"}")

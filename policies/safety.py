@@ -82,13 +82,13 @@ class _Team:
 
     __slots__ = ("asked", "asked_once", "masks", "rules", "said", "said_once")
 
-    def __init__(self, rules: Sequence[Rule], look: Look) -> None:
+    def __init__(self, rules: Sequence[Rule], looks: Sequence[Look]) -> None:
         self.rules = rules
         self.asked = [rule for rule in rules if rule.stages & _ASKED]
         self.said = [rule for rule in rules if rule.stages & _SAID and rule.action != "mask"]
         self.masks = [rule for rule in rules if rule.action == "mask"]
-        self.asked_once = Prefilter(self.asked, look)
-        self.said_once = Prefilter(self.said, look)
+        self.asked_once = Prefilter(self.asked, looks[0])
+        self.said_once = Prefilter(self.said, looks[1])
 
 
 class Safety(Policy[_State]):
@@ -107,7 +107,8 @@ class Safety(Policy[_State]):
         self._said = said = said or self.Settings()
         offers = {"inner": inner}
         self._rules = [(use.teams, _rule(use, said, offers)) for use in said.assessors]
-        self._look = Look([rule.assessor for _, rule in self._rules])
+        rules = [rule for _, rule in self._rules]
+        self._looks = [Look([one.assessor for one in rules if one.stages & stages]) for stages in (_ASKED, _SAID)]
         self._alike = all(use.teams is None for use in said.assessors)  # what one team may ask, each may
         self._teams: dict[str, _Team] = {}
         self._states: dict[Exchange, _State] = {}  # until the receipt comes back
@@ -337,7 +338,7 @@ class Safety(Policy[_State]):
             same = next((one for one in self._teams.values() if one.rules == rules), None)
             if len(self._teams) > 10_000:
                 self._teams.clear()
-            team = self._teams[name] = same or _Team(rules, self._look)
+            team = self._teams[name] = same or _Team(rules, self._looks)
         return team
 
     def _tell(self, x: Exchange, state: _State) -> None:
