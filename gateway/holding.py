@@ -69,6 +69,7 @@ class Holding:
         self._whole: list[bytes] = []  # of an answer that is not streamed
         self._queue: deque[_Event] = deque()
         self._lanes = Lanes(judge, seconds, characters)
+        self._timed: dict[Lane, None] = {}  # what was not decided by those who do in time; the longest waiting first
         self._changed: set[Place] = set()  # groups whose text was changed
         self._held = 0
         self._many = False
@@ -98,31 +99,39 @@ class Holding:
         while not last and (lane := self._overdue()) is not None:
             lane.tried = lane.size
             await lane.judge.let_go()
-            self._settle(lane)
+            self._settle(lane, True)
         return await asyncio.to_thread(self._release, last) if self._many else self._release(last)
 
     def _overdue(self) -> Lane | None:
         """The lane that the next event to leave waits for, if it was left long enough ago."""
+        lane = self._first()
+        due = self._lanes.due(lane) if lane is not None else None
+        return lane if due is not None and due <= clock() else None
+
+    def _first(self) -> Lane | None:
+        """The lane that the next event to leave waits for."""
         for event in self._queue:
             for piece in event.pieces:
                 if (lane := piece.undecided) is not None:
-                    return lane if lane.left is not None and self._lanes.overdue(lane) else None
+                    return lane
         return None
 
     async def _due(self) -> bytes:
         """What may leave although nothing has arrived: what waits has waited long enough."""
         now = clock()
-        for lane in self._lanes:
-            if lane.since and lane.judge.timed and now - lane.since >= self._seconds:
-                await self._hear(lane, "", False)
+        while self._timed and (lane := next(iter(self._timed))).since + self._seconds <= now:
+            await self._hear(lane, "", False)
         return await self._leave(False)
 
     @property
     def waits(self) -> float | None:
         """Seconds after which to ask again, with nothing new; None where that would change nothing."""
-        since = [lane.since for lane in self._lanes if lane.since and lane.judge.timed]
-        since += [lane.left[1] for lane in self._lanes if lane.waits and lane.left is not None]
-        return max(0.0, min(since) + self._seconds - clock()) if since and self._queue else None
+        first = self._first()
+        left = self._lanes.due(first) if first is not None else None
+        due = [left] if left is not None else []
+        if self._timed:
+            due.append(next(iter(self._timed)).since + self._seconds)
+        return max(0.0, min(due) - clock()) if due else None
 
     # ── what arrives ────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -204,18 +213,18 @@ class Holding:
                 await self._hear(lane, "", True)
 
     async def _hear(self, lane: Lane, piece: str, final: bool) -> None:
-        due = bool(lane.since) and clock() - lane.since >= self._seconds
+        due = lane in self._timed and lane.since + self._seconds <= clock()
         await lane.judge.hear(piece, final, due)
         self._many = self._many or len(lane.judge.edits) > MANY
-        if due:
-            lane.since = 0.0
-        self._settle(lane)
+        self._settle(lane, due)
 
-    def _settle(self, lane: Lane) -> None:
-        if lane.judge.settled >= lane.size:
-            lane.since = 0.0
-        elif not lane.since:
+    def _settle(self, lane: Lane, due: bool) -> None:
+        """due: those who decide in time were asked about all of it; they have nothing to add before more comes."""
+        if due or lane.judge.settled >= lane.size:
+            self._timed.pop(lane, None)
+        elif lane.judge.timed and lane not in self._timed:
             lane.since = clock()
+            self._timed[lane] = None
 
     # ── what leaves ─────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -50,14 +50,14 @@ class Lane:
         self.size = 0
         self.last = ""  # the last piece
         self.over = False
-        self.since = 0.0  # when the oldest character came that is not decided; 0: all are
+        self.since = 0.0  # when its oldest character came that somebody decides in time
         self.left: tuple[int, float] | None = None  # characters of the answer, and time, when another text went on
         self.tried = -1  # its size when it was last let go
 
     @property
     def waits(self) -> bool:
         """Is it left, with something undecided that might be let go?"""
-        return self.left is not None and self.since > 0 and self.tried != self.size
+        return self.left is not None and self.judge.settled < self.size and self.tried != self.size
 
 
 class Piece(NamedTuple):
@@ -146,12 +146,12 @@ class Lanes:
         """The texts of a group may be complete; (): of all."""
         self._leave([lane for lane in self if lane.group[: len(group)] == group], self._heard)
 
-    def overdue(self, lane: Lane) -> bool:
-        """Was it left long enough ago?"""
+    def due(self, lane: Lane) -> float | None:
+        """When it was left long enough ago; None while it was not left, or has nothing to let go."""
         if not lane.waits or lane.left is None:
-            return False
+            return None
         heard, at = lane.left
-        return self._heard - heard >= self._characters or clock() - at >= self._seconds
+        return 0.0 if self._heard - heard >= self._characters else at + self._seconds
 
     def _lane(self, part: Part, key: Place | None, aside: bool) -> Lane | None:
         """key: what its parts are known by; None: it is whole in itself."""

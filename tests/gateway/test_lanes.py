@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from gateway.dialects import NAME, Part
 from gateway.lanes import Lanes
 from gateway.patterns import Found
@@ -34,34 +36,34 @@ def test_a_lane_that_was_left_is_overdue_after_so_many_characters_of_others_and_
     assert first is not None
     made.turn()
     lane, start = first.lanes[0]
-    lane.since = 1.0  # something of it is undecided
     for text, overdue in (("x" * 9, False), ("x", True)):
         made.put(said(text, "b"))
         made.turn()
-        assert made.overdue(lane) is overdue
+        assert (made.due(lane) == 0.0) is overdue
     more = made.put(said("def", "a"))
     made.put(said("x" * 20, "b"))  # in the same event
     made.turn()
     assert more is not None
     assert (more.lanes[0], start) == ((lane, 3), 0)
-    assert not made.overdue(lane)
+    assert made.due(lane) != 0.0
     made.put(said("x" * 20, "c", group=("choice", 1)))
     made.turn()  # another choice is not what it goes on to
-    assert not made.overdue(lane)
+    assert made.due(lane) != 0.0
     made.leave(("choice", 0))
-    assert not made.overdue(lane)
+    assert made.due(lane) != 0.0
     made.put(said("x" * 20, "c", group=("choice", 1)))
-    assert made.overdue(lane)
+    assert made.due(lane) == 0.0
 
 
 def test_or_after_so_long() -> None:
     made = lanes(seconds=0)
     piece = made.put(said("abc", "a"))
     assert piece is not None
-    piece.lanes[0][0].since = 1.0
-    assert not made.overdue(piece.lanes[0][0])
+    assert made.due(piece.lanes[0][0]) is None
     made.leave(())
-    assert made.overdue(piece.lanes[0][0])
+    due = made.due(piece.lanes[0][0])
+    assert due is not None
+    assert 0 < due <= time.monotonic()
 
 
 def test_what_no_shape_tells_is_judged_by_itself_and_by_its_place() -> None:

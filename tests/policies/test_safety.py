@@ -92,7 +92,7 @@ async def test_the_proof_would_see_a_leak(
         for rule in policy._rules:
             rule[1].assessor.hold = lambda text: 0  # type: ignore[method-assign]  # lets go of what is not complete
     elif made is shapes.turned:
-        monkeypatch.setattr(Lanes, "overdue", lambda self, lane: lane.waits)  # waits for nothing
+        monkeypatch.setattr(Lanes, "due", lambda self, lane: 0.0 if lane.waits else None)  # waits for nothing
     else:
         put = Lanes.put
         monkeypatch.setattr(Lanes, "put", lambda self, part: put(self, part._replace(run=None)))  # joins nothing
