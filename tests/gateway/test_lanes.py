@@ -46,13 +46,27 @@ def test_a_lane_that_was_left_is_overdue_after_so_many_characters_of_others_and_
     assert more is not None
     assert (more.lanes[0], start) == ((lane, 3), 0)
     assert made.due(lane) != 0.0
-    made.put(said("x" * 20, "c", group=("choice", 1)))
-    made.turn()  # another choice is not what it goes on to
+    made.put(said("x" * 9, "c", group=("choice", 1)))
+    made.turn()  # of another choice: that counts too
     assert made.due(lane) != 0.0
-    made.leave(("choice", 0))
-    assert made.due(lane) != 0.0
-    made.put(said("x" * 20, "c", group=("choice", 1)))
+    made.put(said("x", "b"))
     assert made.due(lane) == 0.0
+
+
+def test_what_has_ended_is_left_and_what_goes_on_behind_its_end_is_not() -> None:
+    made = lanes(seconds=0)
+    pieces = [made.put(said("abc", "a", group=("choice", index), lane=(index,))) for index in (0, 1)]
+    made.turn()
+    first, second = [piece.lanes[0][0] for piece in pieces if piece is not None]
+    for group, left in ((("choice", 1), second), ((), first)):
+        assert made.due(left) is None
+        made.leave(group)
+        assert made.due(left) is not None
+    made.put(said("def", "a", group=("choice", 1), lane=(1,)))
+    made.turn()
+    assert (made.due(second), made.due(first) is None) == (None, False)
+    made.leave(("choice", 1))
+    assert made.due(second) is not None
 
 
 def test_or_after_so_long() -> None:

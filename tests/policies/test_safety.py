@@ -55,15 +55,18 @@ MADE: list[Callable[[random.Random], streams.Stream]] = [streams.stream, *shapes
 
 async def prove(count: int, first: int = 0) -> tuple[int, int, int]:
     """(streams, spans planted, characters of them that reached a caller).  Every other one is a chat's, as it should be."""
-    redacts, blocks = (streams.safety(action, hold_seconds=60) for action in ("redact", "block"))
+    policies = [
+        [streams.safety(action, hold_seconds=60, hold_characters=held) for action in ("redact", "block")]
+        for held in (256, streams.HELD)
+    ]
     planted = leaks = 0
     for seed in range(first, first + count):
         rng = random.Random(seed)
         one = MADE[0 if seed % 2 else seed // 2 % len(MADE)](rng)
         planted += sum(each.safe is not None for each in one.lanes)
-        for policy in (redacts, blocks):
+        for policy in policies[seed % 2]:
             out, error = await streams.told(policy, one, rng)
-            assert (error is not None) == (policy is blocks and one.unsafe), seed
+            assert (error is not None) == (policy is policies[seed % 2][1] and one.unsafe), seed
             leaks += streams.leaked(one, out, error is not None)
             assert one.relayed or out.endswith(DONE) == (error is None), seed
     return count, planted, leaks
@@ -123,7 +126,10 @@ async def test_over_real_sockets_too(action: str) -> None:
         await asked.wire.chunk(b"")
 
     rules = [rule | {"action": action} for rule in streams.RULES]
-    async with scripted(script) as up, running(config(up.url, policies=safety(*rules))) as gateway:
+    async with (
+        scripted(script) as up,
+        running(config(up.url, policies=safety(*rules, hold_characters=streams.HELD))) as gateway,
+    ):
         for one in made:
             response = await gateway.chat(stream=True)
             refused = "blocked_by_safety" in response.text
