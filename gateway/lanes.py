@@ -2,7 +2,7 @@
 
 What a reader joins is a lane: the text of one choice, of one tool call, of one list of parts, of one place in the
 events of a shape that nobody knows.  A lane ends with the answer.  Where the model goes on to another (from reasoning
-to content, to another tool call, to another choice) or to the end of a choice, it is left, and may still be come back to.
+to content, to another tool call or choice), or says that a choice has ended, it is left, and may still be come back to.
 """
 
 from __future__ import annotations
@@ -14,15 +14,28 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Final, NamedTuple, Protocol
 
 from gateway.dialects import Part, Place
+from gateway.errors import Denied
 from gateway.patterns import Found
 from gateway.texts import short_name
 
+MOST: Final = 4096  # texts that an answer goes on with …
+_CLEAN: Final = 4096  # … and that are not judged again
 _RUNS: Final = 64  # places of an unknown shape at which texts go on, at most
 _SHORT: Final = 64  # characters of a text that is not judged again where it comes again
 _SAME: Final = 8  # characters of a value that is not a text's next piece where it is the last one again
 _NUMBER: Final = re.compile(r"[\d.,:/+-]*")  # no text begins with it, where nobody said that one is there
 
 clock = time.monotonic
+
+
+class Unjudged(Denied):
+    """Something in an answer that cannot be read as text, or is too much.  what: in a few words."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"The answer is refused: {what} cannot be judged.", code="blocked_by_safety", should_retry=False
+        )
+        self.what = what
 
 
 class Judge(Protocol):
@@ -102,7 +115,7 @@ class Lanes:
         self._turn, self._last = Turn(), Turn()  # of the present event, and of the last one that went on with a text
         self._goes_on = False  # the present event does
         self._runs: frozenset[Place] | None = None  # of an answer that is whole: those of several parts
-        self._clean: set[tuple[str, str]] = set()  # (kind, text) of what came once, whole, and was harmless
+        self._clean: set[tuple[str, str, bool]] = set()  # (kind, text, aside) of what came whole and was harmless
         self._same = Turn()  # of what is as it was: nothing follows on from it
         self._same.heard, self._same.left = -characters, 0.0
         self._heard = 0  # characters
@@ -116,7 +129,12 @@ class Lanes:
         self._runs = frozenset(run for run, count in runs.items() if count > 1)
 
     def put(self, part: Part) -> Piece | None:
-        """Who is asked about a part: as what it is by itself, or a piece of; and what else it may be read as."""
+        """Who is asked about a part: as what it is by itself, or a piece of; and what else it may be read as.
+
+        Raises Unjudged.
+        """
+        if part.kind == "media":
+            raise Unjudged("media")
         if not part.text:
             return None
         goes_on, run = part.lane, part.run
@@ -125,9 +143,10 @@ class Lanes:
         if goes_on is None and run is not None and not self._follows(run, part.text):
             run = None
         key = goes_on if goes_on is not None else run
-        if key is None and (part.kind, part.text) in self._clean:
+        aside = short_name(part)
+        if key is None and (part.kind, part.text, aside) in self._clean:
             return None
-        lanes = [self._lane(part, key, short_name(part))]
+        lanes = [self._lane(part, key, aside)]
         if run is not None:
             lanes.append(self._lane(part, None if run == key else run, True))
         self._heard += len(part.text)
@@ -138,11 +157,13 @@ class Lanes:
         return piece if piece.lanes else None
 
     def judged(self, piece: Piece) -> None:
-        """What was harmless, and is said again and again, is not judged again."""
+        """Of what was harmless nobody need be asked again: neither about this, nor where it is said again."""
         lane, _ = piece.lanes[0]
         part = piece.part
-        if lane.once and len(part.text) <= _SHORT and not lane.judge.edits and lane.judge.settled == lane.size:
-            self._clean.add((part.kind, part.text))
+        if lane.once and not lane.judge.edits and lane.judge.settled == lane.size:
+            if len(part.text) <= _SHORT and len(self._clean) < _CLEAN:
+                self._clean.add((part.kind, part.text, short_name(part)))
+            del piece.lanes[0]
 
     def turn(self) -> None:
         """An event is over: the texts that it did not go on with may be complete."""
@@ -177,6 +198,8 @@ class Lanes:
                 return None
             if key is None:
                 return Lane(judge, self._turn, once=True)
+            if len(self._lanes) >= MOST:
+                raise Unjudged(f"an answer of more than {MOST} texts")
             lane = self._lanes[aside, key] = Lane(judge, self._turn, part.group)
         lane.over, lane.turn, self._goes_on = False, self._turn, True
         if not lane.open:

@@ -6,7 +6,8 @@ import pytest
 
 from gateway.dialects import openai
 from gateway.errors import Denied
-from gateway.holding import Holding, Unjudged, add
+from gateway.holding import Holding, add
+from gateway.lanes import Unjudged
 from gateway.patterns import Found
 from tests.scripted import DONE, event
 
@@ -80,8 +81,13 @@ async def test_what_cannot_be_read_is_told(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(Denied, match="not text"):
         await holding(stream=False).take(b"\xff\xfe", True)
     monkeypatch.setattr("gateway.holding.MOST", 10)
-    with pytest.raises(Unjudged):
+    with pytest.raises(Denied, match="too large"):
         await holding(stream=False).take(b"x" * 11, False)
+    told: list[str] = []
+    held = Holding(openai, False, lambda kind, aside: Last(0, []), told.append, 60)
+    with pytest.raises(Unjudged) as caught:  # what cannot be held is not passed on, whatever is said of the unjudged
+        await held.take(b"x" * 11, False)
+    assert (told, caught.value.code) == ([caught.value.what], "blocked_by_safety")
 
 
 def test_edits_are_kept_in_order() -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 
+import pytest
+
 from gateway.dialects import NAME, Part
-from gateway.lanes import Lanes
+from gateway.lanes import Lanes, Unjudged
 from gateway.patterns import Found
 
 
@@ -126,6 +128,34 @@ def test_what_was_harmless_is_not_judged_again_and_a_text_that_goes_on_always_is
     made.judged(piece)
     assert made.put(whole) is None
     assert made.put(said("ok", "a")) is not None
+
+
+def test_what_patterns_passed_as_a_name_is_judged_by_all_as_a_value() -> None:
+    made = lanes()
+    piece = made.put(Part(("ok", NAME), "ok", "output"))
+    assert piece is not None
+    piece.lanes[0][0].judge.settled = 2
+    made.judged(piece)
+    assert made.put(Part(("again", NAME), "ok", "output")) is None
+    assert made.put(Part(("x",), "ok", "output")) is not None
+
+
+def test_memory_has_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.lanes.MOST", 2)
+    monkeypatch.setattr("gateway.lanes._CLEAN", 2)
+    made = lanes()
+    for text in ("one", "two", "six"):
+        piece = made.put(Part(("x",), text, "output"))
+        assert piece is not None
+        piece.lanes[0][0].judge.settled = 3
+        made.judged(piece)
+        assert piece.lanes == []  # nobody need be asked again
+        assert (made.put(Part(("x",), text, "output")) is None) == (text != "six")
+    for key in ("a", "b"):
+        assert made.put(said("abc", key)) is not None
+    with pytest.raises(Unjudged, match="more than 2 texts"):
+        made.put(said("abc", "c"))
+    assert made.put(said("abc", "a")) is not None
 
 
 def test_short_names_are_for_patterns_only() -> None:
