@@ -22,6 +22,7 @@ from gateway.patterns import HELD, Found, merged
 
 LARGE: Final = 16_384  # bytes that are read or written in a thread
 MOST: Final = 64 * 1024 * 1024  # bytes of an answer that are held at most
+_EACH: Final = 500  # bytes that an event takes, and a part, besides what was sent of it
 _TURN: Final = 0.003  # seconds of work in one go: other requests get their turn in between
 _FIELD: Final = re.compile(rb"event: ?[a-z][a-z_.-]{0,63}|retry: ?[0-9]{1,9}")  # of an event, what may leave unread
 
@@ -31,12 +32,13 @@ _start, _end = attrgetter("start"), attrgetter("end")
 
 
 class _Event:
-    __slots__ = ("_decided", "data", "head", "pieces", "raw")
+    __slots__ = ("_decided", "data", "head", "pieces", "raw", "size")
 
     def __init__(self, raw: bytes, head: bytes, data: bytes | None) -> None:
         self.raw = raw
         self.head = head  # lines before the data's
         self.data = data  # the JSON in it; None: there is none
+        self.size = len(raw)  # bytes that it takes, more or less
         self.pieces: list[Piece] = []
         self._decided = 0  # pieces at their beginning that wait for nothing any more
 
@@ -192,9 +194,10 @@ class Holding:
             self._unjudged(what := "an answer too large to be held")
             raise Unjudged(what)
 
-    def _queued(self, raw: bytes, head: bytes, data: bytes | None) -> _Event:
-        self._count(len(raw))
+    def _queued(self, raw: bytes, head: bytes, data: bytes | None, parts: int = 0) -> _Event:
         self._queue.append(event := _Event(raw, head, data))
+        event.size += (1 + parts) * _EACH
+        self._count(event.size)
         return event
 
     async def _take_event(self, raw: bytes) -> None:
@@ -215,7 +218,8 @@ class Holding:
         except ValueError:
             self._unjudged("an event that is not JSON")
             parts, ended = [], []
-        await self._take_parts(self._queued(raw, head, data), parts)
+        event = self._queued(raw, head, data, len(parts))
+        await self._take_parts(event, parts)
         for group in ended:
             self._lanes.leave(group)
 
@@ -260,7 +264,7 @@ class Holding:
         leaving: list[bytes] = []
         for event in self._ready:
             leaving.append(await _aside(len(event.raw), self._write, event))
-            self._held -= len(event.raw)
+            self._held -= event.size
             for piece in event.pieces:
                 for lane, start in piece.lanes:
                     _forget(lane.judge.edits, start)

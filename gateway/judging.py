@@ -202,7 +202,9 @@ class LaneJudge:
             if one.holds and not one.dead and one.follower.settled < settled:
                 settled = one.follower.settled
         if self._escapes is not None and not final:
-            settled = self._escapes.source(min(settled, self._escapes.size))
+            plain = min(settled, self._escapes.size)
+            settled = self._escapes.source(plain)
+            self._escapes.forget(plain)
         settled = min(settled, self._size)
         if self._restorer is not None:
             for source, end in _slices(piece):

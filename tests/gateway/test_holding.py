@@ -90,6 +90,18 @@ async def test_what_cannot_be_read_is_told(monkeypatch: pytest.MonkeyPatch) -> N
     assert (told, caught.value.code) == ([caught.value.what], "blocked_by_safety")
 
 
+async def test_what_is_held_is_counted_with_what_it_takes_besides(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.holding.MOST", 3000)
+    held = holding(3)
+    for _ in range(100):  # what leaves is not held
+        await held.take(b"data: {}\n\n", False)
+    await held.take(event({"content": "abc"}), False)
+    silent = b"data: {}\n\n"
+    assert await held.take(silent, False) == b""
+    with pytest.raises(Denied, match="too large"):
+        await held.take(silent * 10, False)
+
+
 def test_edits_are_kept_in_order() -> None:
     edits = [Found(5, 7, "a")]
     add(edits, [Found(0, 2, "b"), Found(6, 9, "c")])
