@@ -10,40 +10,46 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Final
+from operator import attrgetter
+from typing import Any, Final, TypeVar
 
 from gateway.dialects import LOGPROBS, NAME, Dialect, Part, Place, sse
-from gateway.lanes import Judge, Lane, Lanes, Piece
+from gateway.lanes import Judge, Lane, Lanes, Piece, Unjudged
 from gateway.patterns import HELD, Found, merged
 
-MANY: Final = 2000  # edits of a lane that are gone over in a thread
+LARGE: Final = 16_384  # bytes that are read or written in a thread
 MOST: Final = 64 * 1024 * 1024  # bytes of an answer that are held at most
+_EACH: Final = 500  # bytes that an event takes, and a part, besides what was sent of it
+_TURN: Final = 0.003  # seconds of work in one go: other requests get their turn in between
 _FIELD: Final = re.compile(rb"event: ?[a-z][a-z_.-]{0,63}|retry: ?[0-9]{1,9}")  # of an event, what may leave unread
 
 clock = time.monotonic
-
-
-class Unjudged(Exception):
-    """Something in an answer that cannot be read as text.  what: in a few words."""
-
-    def __init__(self, what: str) -> None:
-        super().__init__(what)
-        self.what = what
+T = TypeVar("T")
+_start, _end = attrgetter("start"), attrgetter("end")
 
 
 class _Event:
-    __slots__ = ("data", "head", "pieces", "raw")
+    __slots__ = ("_decided", "data", "head", "pieces", "raw", "size")
 
     def __init__(self, raw: bytes, head: bytes, data: bytes | None) -> None:
         self.raw = raw
         self.head = head  # lines before the data's
         self.data = data  # the JSON in it; None: there is none
+        self.size = len(raw)  # bytes that it takes, more or less
         self.pieces: list[Piece] = []
+        self._decided = 0  # pieces at their beginning that wait for nothing any more
 
-    def waits(self) -> bool:
-        return any(piece.undecided is not None for piece in self.pieces)
+    @property
+    def undecided(self) -> Lane | None:
+        """The first lane that it waits for."""
+        for at in range(self._decided, len(self.pieces)):
+            if (lane := self.pieces[at].undecided) is not None:
+                return lane
+            self._decided = at + 1
+        return None
 
 
 class Holding:
@@ -68,25 +74,30 @@ class Holding:
         self._splitter = sse.Splitter() if stream else None
         self._whole: list[bytes] = []  # of an answer that is not streamed
         self._queue: deque[_Event] = deque()
+        self._ready: list[_Event] = []  # before the queue: what waits for nothing any more
         self._lanes = Lanes(judge, seconds, characters)
+        self._timed: dict[Lane, None] = {}  # what was not decided by those who do in time; the longest waiting first
         self._changed: set[Place] = set()  # groups whose text was changed
-        self._held = 0
-        self._many = False
+        self._held = 0  # bytes
+        self._worked = 0.0  # seconds since others had their turn …
+        self._began = 0.0  # … and when that was, not counting what passed between two calls
         self.changed = False  # something was taken out of the answer
         self.said: list[str] = []  # the texts that were let go, with the placeholders that the caller did not see
 
     async def take(self, raw: bytes, last: bool) -> bytes:
         """What may leave, now that this has arrived."""
+        self._began = clock() - self._worked
+        out = await self._taken(raw, last)
+        self._worked = clock() - self._began
+        return out
+
+    async def _taken(self, raw: bytes, last: bool) -> bytes:
         if not raw and not last:
             return await self._due()
-        self._held += len(raw)
-        if self._held > MOST:
-            raise Unjudged("an answer too large to be held")
         if self._splitter is None:
+            self._count(len(raw))
             self._whole.append(raw)
-            if not last:
-                return b""
-            return await self._take_whole(b"".join(self._whole))
+            return await self._take_whole(b"".join(self._whole)) if last else b""
         for event in self._splitter.feed(raw):
             await self._take_event(event)
         if last:
@@ -94,35 +105,50 @@ class Holding:
         return await self._leave(last)
 
     async def _leave(self, last: bool) -> bytes:
-        """In a thread where there are many places to go over."""
-        while not last and (lane := self._overdue()) is not None:
-            lane.tried = lane.size
-            await lane.judge.let_go()
-            self._settle(lane)
-        return await asyncio.to_thread(self._release, last) if self._many else self._release(last)
+        while (event := self._queue[0] if self._queue else None) is not None:
+            if last or event.undecided is None:
+                self._ready.append(self._queue.popleft())
+            elif (lane := self._overdue()) is not None:
+                lane.tried = lane.size
+                await lane.judge.let_go()
+                self._settle(lane, True)
+            else:
+                break
+            await self._breathe()
+        return b"".join(await self._release())
+
+    async def _breathe(self) -> None:
+        """Others have their turn."""
+        if clock() - self._began >= _TURN:
+            await asyncio.sleep(0)
+            self._began = clock()
 
     def _overdue(self) -> Lane | None:
         """The lane that the next event to leave waits for, if it was left long enough ago."""
-        for event in self._queue:
-            for piece in event.pieces:
-                if (lane := piece.undecided) is not None:
-                    return lane if lane.left is not None and self._lanes.overdue(lane) else None
-        return None
+        lane = self._first()
+        due = self._lanes.due(lane) if lane is not None else None
+        return lane if due is not None and due <= clock() else None
+
+    def _first(self) -> Lane | None:
+        """The lane that the next event to leave waits for."""
+        return self._queue[0].undecided if self._queue else None
 
     async def _due(self) -> bytes:
         """What may leave although nothing has arrived: what waits has waited long enough."""
         now = clock()
-        for lane in self._lanes:
-            if lane.since and lane.judge.timed and now - lane.since >= self._seconds:
-                await self._hear(lane, "", False)
+        while self._timed and (lane := next(iter(self._timed))).since + self._seconds <= now:
+            await self._hear(lane, "", False)
         return await self._leave(False)
 
     @property
     def waits(self) -> float | None:
         """Seconds after which to ask again, with nothing new; None where that would change nothing."""
-        since = [lane.since for lane in self._lanes if lane.since and lane.judge.timed]
-        since += [lane.left[1] for lane in self._lanes if lane.waits and lane.left is not None]
-        return max(0.0, min(since) + self._seconds - clock()) if since and self._queue else None
+        first = self._first()
+        left = self._lanes.due(first) if first is not None else None
+        due = [left] if left is not None else []
+        if self._timed:
+            due.append(next(iter(self._timed)).since + self._seconds)
+        return max(0.0, min(due) - clock()) if due else None
 
     # ── what arrives ────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -130,11 +156,10 @@ class Holding:
         if not raw:
             return raw
         try:
-            parts, _ = self._dialect.read_said(raw)
+            parts, _ = await _aside(len(raw), self._dialect.read_said, raw)
         except ValueError:
             return await self._take_text(raw)
-        await self._take_all([(_Event(raw, b"", raw), parts)])
-        return await self._leave(True)
+        return (await self._take_all([(raw, parts)]))[0]
 
     async def _take_text(self, raw: bytes) -> bytes:
         """No JSON: text by itself, or lines of JSON, or what nobody here can read."""
@@ -143,54 +168,70 @@ class Holding:
         except UnicodeDecodeError:
             self._unjudged("an answer that is not text")
             return raw
-        read = self._dialect.read_said
         try:
-            lines = [(_Event(line, b"", line), read(line)[0] if line.strip() else []) for line in raw.split(b"\n")]
+            lines = await _aside(len(raw), self._lines, raw)
         except ValueError:
-            event = _Event(raw, b"", None)
-            await self._take_all([(event, [Part((), text, "output")])])
-            return self._written(event.pieces[0]).encode() if event.pieces else raw
-        await self._take_all(lines)
-        return b"\n".join([self._write(event) for event in self._queue])
+            await self._take_parts(event := _Event(raw, b"", None), [Part((), text, "output")])
+            return (await _aside(len(raw), self._written, event.pieces[0])).encode() if event.pieces else raw
+        return b"\n".join(await self._take_all(lines))
 
-    async def _take_all(self, events: Sequence[tuple[_Event, Sequence[Part]]]) -> None:
-        """Of an answer that is whole."""
-        self._lanes.whole(part for _, parts in events for part in parts)
-        for event, parts in events:
-            self._queue.append(event)
+    def _lines(self, raw: bytes) -> list[tuple[bytes, Sequence[Part]]]:
+        read = self._dialect.read_said
+        return [(line, read(line)[0] if line.strip() else []) for line in raw.split(b"\n")]
+
+    async def _take_all(self, said: Sequence[tuple[bytes, Sequence[Part]]]) -> list[bytes]:
+        """An answer that is whole, in one or several; each as it leaves."""
+        await _aside(self._held, self._lanes.whole, (part for _, parts in said for part in parts))
+        for raw, parts in said:
+            self._ready.append(event := _Event(raw, b"", raw))
             await self._take_parts(event, parts)
         await self._finish()
+        return await self._release()
+
+    def _count(self, size: int) -> None:
+        self._held += size
+        if self._held > MOST:
+            self._unjudged(what := "an answer too large to be held")
+            raise Unjudged(what)
+
+    def _queued(self, raw: bytes, head: bytes, data: bytes | None, parts: int = 0) -> _Event:
+        self._queue.append(event := _Event(raw, head, data))
+        event.size += (1 + parts) * _EACH
+        self._count(event.size)
+        return event
 
     async def _take_event(self, raw: bytes) -> None:
         data = sse.data(raw)
         if data is None:  # a comment may hold text too; what is left of it keeps the connection alive
-            self._queue.append(_Event(b":\n\n", b"", None))
+            self._queued(b":\n\n", b"", None)
             return
         if data.strip() == b"[DONE]":
             self._lanes.leave(())  # most readers stop here
-            self._queue.append(_Event(b"data: [DONE]\n\n", b"", None))
+            self._queued(b"data: [DONE]\n\n", b"", None)
             return
         head, plain = b"", raw.startswith(b"data:") and raw.find(b"\n") == len(raw) - 2 and b"\r" not in raw
         if not plain:  # without its comments and other fields
             head = _head(raw)
             raw = head + b"data: " + data.replace(b"\n", b"\ndata: ") + b"\n\n"
         try:
-            parts, ended = self._dialect.read_said(data)
+            parts, ended = await _aside(len(data), self._dialect.read_said, data)
         except ValueError:
             self._unjudged("an event that is not JSON")
             parts, ended = [], []
-        event = _Event(raw, head, data)
-        self._queue.append(event)
+        event = self._queued(raw, head, data, len(parts))
         await self._take_parts(event, parts)
         for group in ended:
             self._lanes.leave(group)
 
     async def _take_parts(self, event: _Event, parts: Sequence[Part]) -> None:
         for part in parts:
-            if part.kind == "media":
-                self._unjudged("media")
+            await self._breathe()
+            try:
+                piece = self._lanes.put(part)
+            except Unjudged as error:
+                self._unjudged(error.what)
                 continue
-            if (piece := self._lanes.put(part)) is not None:
+            if piece is not None:
                 event.pieces.append(piece)
                 for lane, _ in piece.lanes:
                     await self._hear(lane, part.text, lane.once)
@@ -200,51 +241,41 @@ class Holding:
     async def _finish(self) -> None:
         for lane in self._lanes:
             if not lane.over:
+                await self._breathe()
                 lane.over = True
                 await self._hear(lane, "", True)
 
     async def _hear(self, lane: Lane, piece: str, final: bool) -> None:
-        due = bool(lane.since) and clock() - lane.since >= self._seconds
+        due = lane in self._timed and lane.since + self._seconds <= clock()
         await lane.judge.hear(piece, final, due)
-        self._many = self._many or len(lane.judge.edits) > MANY
-        if due:
-            lane.since = 0.0
-        self._settle(lane)
+        self._settle(lane, due)
 
-    def _settle(self, lane: Lane) -> None:
-        if lane.judge.settled >= lane.size:
-            lane.since = 0.0
-        elif not lane.since:
+    def _settle(self, lane: Lane, due: bool) -> None:
+        """due: those who decide in time were asked about all of it; they have nothing to add before more comes."""
+        if due or lane.judge.settled >= lane.size:
+            self._timed.pop(lane, None)
+        elif lane.judge.timed and lane not in self._timed:
             lane.since = clock()
+            self._timed[lane] = None
 
     # ── what leaves ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _release(self, last: bool) -> bytes:
+    async def _release(self) -> list[bytes]:
         leaving: list[bytes] = []
-        queue = self._queue
-        while queue:
-            event = queue[0]
-            if not last and event.waits():
-                break
-            queue.popleft()
-            raw = self._write(event)
-            self._held -= len(event.raw)
+        for event in self._ready:
+            leaving.append(await _aside(len(event.raw), self._write, event))
+            self._held -= event.size
             for piece in event.pieces:
                 for lane, start in piece.lanes:
-                    edits = lane.judge.edits
-                    while edits and edits[0].end <= start:  # nothing that comes will ask for it
-                        del edits[0]
-            leaving.append(raw)
-        return leaving[0] if len(leaving) == 1 else b"".join(leaving)
+                    _forget(lane.judge.edits, start)
+            await self._breathe()
+        self._ready.clear()
+        return leaving
 
     def _write(self, event: _Event) -> bytes:
         changes: dict[Place, str | None] = {}
         for piece in event.pieces:
-            part, text = piece.part, piece.part.text
-            for lane, _ in piece.lanes:
-                if lane.judge.edits:
-                    text = self._written(piece)
-                    break
+            part, text = piece.part, self._written(piece)
             if part.place[-1:] == (LOGPROBS,):
                 if text != part.text or part.group in self._changed:
                     changes[part.place] = None  # they repeat what was taken out
@@ -255,8 +286,7 @@ class Holding:
                     continue
                 changes[part.place] = text
                 self._changed.add(part.group)
-            restored = text != part.text and any(not edit.label for lane, _ in piece.lanes for edit in lane.judge.edits)
-            self.said.append(self._written(piece, kept=True) if restored else text)
+            self.said.append(self._written(piece, kept=True) if text != part.text else text)
         if not changes or event.data is None:
             return event.raw
         self.changed = True
@@ -269,12 +299,13 @@ class Holding:
         kept: with the placeholders, not with what they stand for.
         """
         text = piece.part.text
+        edits = _edits_of(piece, kept)
+        if not edits:
+            return text
         size, parts, at = len(text), list[str](), 0
-        for edit in _edits_of(piece, kept):
+        for edit in edits:
             parts += (text[at : edit.start], edit.replacement or "")
             at = min(edit.end, size)
-        if not at:
-            return text
         self.changed = True
         return "".join([*parts, text[at:]])
 
@@ -284,11 +315,12 @@ def _edits_of(piece: Piece, kept: bool) -> list[Found]:
     size = len(piece.part.text)
     edits: list[Found] = []
     for lane, start in piece.lanes:
-        for edit in lane.judge.edits:
-            if edit.start >= start + size:
-                break
-            if edit.end > start and (edit.label or not kept):
-                edits.append(edit._replace(start=edit.start - start, end=edit.end - start))
+        if found := lane.judge.edits:
+            first = bisect_right(found, start, key=_end)
+            for at in range(first, bisect_left(found, start + size, first, key=_start)):
+                edit = found[at]
+                if edit.label or not kept:
+                    edits.append(edit._replace(start=edit.start - start, end=edit.end - start))
     if len(piece.lanes) > 1:  # those of one lane are in order and apart
         edits = merged(edits)
     if edits and edits[0].start < 0:
@@ -304,6 +336,17 @@ def add(edits: list[Found], more: Sequence[Found]) -> None:
     while at and edits[at - 1].end > start:
         at -= 1
     edits[at:] = merged([*edits[at:], *more])
+
+
+def _forget(edits: list[Found], start: int) -> None:
+    """Those before a place, for which nothing that comes will ask; not a few by a few, so that time stays linear."""
+    if edits and edits[len(edits) // 2].end <= start:
+        del edits[: bisect_right(edits, start, key=_end)]
+
+
+async def _aside(size: int, work: Callable[..., T], *given: Any) -> T:
+    """In a thread where there are many bytes to go over."""
+    return await asyncio.to_thread(work, *given) if size > LARGE else work(*given)
 
 
 def _head(raw: bytes) -> bytes:

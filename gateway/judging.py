@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Coroutine, Sequence
+from collections.abc import Awaitable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 from weakref import ref
@@ -184,26 +184,33 @@ class LaneJudge:
         self.edits: list[Found] = []
 
     async def hear(self, piece: str, final: bool, due: bool) -> None:
-        self._size += len(piece)
-        text = piece if self._escapes is None else self._escapes.feed(piece, final)
-        for at in range(0, len(text) or 1, SLICE):
-            whole = at + SLICE >= len(text)
+        texts: list[str] = []
+        for source, end in _slices(piece):
+            text = source if self._escapes is None else self._escapes.feed(source, final and end)
             for one in self._quick:
-                self._scan(one, text[at : at + SLICE], final and whole)
-            if not whole:
+                self._scan(one, text, final and end)
+            if self._slow:
+                texts.append(text)
+            if not end:
                 await asyncio.sleep(0)  # others have their turn
+        self._size += len(piece)
         if self._slow:
-            asked = [self._ask(one, text, final, due) for one in self._slow if not one.dead]
+            asked = [self._ask(one, "".join(texts), final, due) for one in self._slow if not one.dead]
             await (side_by_side(asked) if len(asked) > 1 else asked[0] if asked else _nothing())
         settled = self._size if final else 1 << 62
         for one in (*self._quick, *self._slow):
             if one.holds and not one.dead and one.follower.settled < settled:
                 settled = one.follower.settled
         if self._escapes is not None and not final:
-            settled = self._escapes.source(min(settled, self._escapes.size))
+            plain = min(settled, self._escapes.size)
+            settled = self._escapes.source(plain)
+            self._escapes.forget(plain)
         settled = min(settled, self._size)
         if self._restorer is not None:
-            add(self.edits, self._restorer.feed(piece, final))
+            for source, end in _slices(piece):
+                add(self.edits, self._restorer.feed(source, final and end))
+                if not end:
+                    await asyncio.sleep(0)
             settled = min(settled, self._restorer.settled)
         self.settled = max(settled, self.settled)  # what was let go stays so
 
@@ -260,6 +267,12 @@ class LaneJudge:
             return
         edits = [replaced(one, rule.replacement) for one in spans]
         add(self.edits, edits if self._escapes is None else [self._escapes.placed(one) for one in edits])
+
+
+def _slices(piece: str) -> Iterator[tuple[str, bool]]:
+    """(slice, is it the last); at least one."""
+    for at in range(0, len(piece) or 1, SLICE):
+        yield piece[at : at + SLICE], at + SLICE >= len(piece)
 
 
 def judged(panel: Panel, rules: Sequence[Rule], masking: Masking | None, stage: str, aside: bool) -> LaneJudge | None:

@@ -1,8 +1,8 @@
 """Which parts of an answer are one text for its reader, and how long the end of one waits for what it may go on with.
 
 What a reader joins is a lane: the text of one choice, of one tool call, of one list of parts, of one place in the
-events of a shape that nobody knows.  A lane ends with the answer.  Where the model goes on to something else (from
-reasoning to content, from content to tool calls, to the end of a choice) it is left, and may still be come back to.
+events of a shape that nobody knows.  A lane ends with the answer.  Where the model goes on to another (from reasoning
+to content, to another tool call or choice), or says that a choice has ended, it is left, and may still be come back to.
 """
 
 from __future__ import annotations
@@ -10,19 +10,32 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final, NamedTuple, Protocol
 
 from gateway.dialects import Part, Place
+from gateway.errors import Denied
 from gateway.patterns import Found
 from gateway.texts import short_name
 
+MOST: Final = 4096  # texts that an answer goes on with …
+_CLEAN: Final = 4096  # … and that are not judged again
 _RUNS: Final = 64  # places of an unknown shape at which texts go on, at most
 _SHORT: Final = 64  # characters of a text that is not judged again where it comes again
 _SAME: Final = 8  # characters of a value that is not a text's next piece where it is the last one again
 _NUMBER: Final = re.compile(r"[\d.,:/+-]*")  # no text begins with it, where nobody said that one is there
 
 clock = time.monotonic
+
+
+class Unjudged(Denied):
+    """Something in an answer that cannot be read as text, or is too much.  what: in a few words."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"The answer is refused: {what} cannot be judged.", code="blocked_by_safety", should_retry=False
+        )
+        self.what = what
 
 
 class Judge(Protocol):
@@ -39,25 +52,35 @@ class Judge(Protocol):
         """Decides what is there, although more may come; all but what must be seen whole.  Raises as `hear` does."""
 
 
-class Lane:
-    __slots__ = ("group", "judge", "kind", "last", "left", "once", "over", "since", "size", "tried")
+class Turn:
+    """From an event that goes on with texts to one that goes on with others."""
 
-    def __init__(self, judge: Judge, kind: Place, group: Place, once: bool) -> None:
+    __slots__ = ("heard", "left")
+
+    def __init__(self) -> None:
+        self.heard = 0  # characters of the answer, when the event was over
+        self.left: float | None = None  # when another text went on, or the answer said that this one has ended
+
+
+class Lane:
+    __slots__ = ("group", "judge", "last", "once", "open", "over", "since", "size", "tried", "turn")
+
+    def __init__(self, judge: Judge, turn: Turn, group: Place = (), once: bool = False) -> None:
         self.judge = judge
-        self.kind = kind  # what stands in another lane of its group is another text, if that is of another kind
+        self.turn = turn  # that of its last piece
         self.group = group
         self.once = once  # it is one part, whole in itself
         self.size = 0
         self.last = ""  # the last piece
+        self.open = False  # nobody said since its last piece that its group has ended
         self.over = False
-        self.since = 0.0  # when the oldest character came that is not decided; 0: all are
-        self.left: tuple[int, float] | None = None  # characters of the answer, and time, when another text went on
+        self.since = 0.0  # when its oldest character came that somebody decides in time
         self.tried = -1  # its size when it was last let go
 
     @property
     def waits(self) -> bool:
-        """Is it left, with something undecided that might be let go?"""
-        return self.left is not None and self.since > 0 and self.tried != self.size
+        """Was it left, with something undecided that might be let go?"""
+        return self.turn.left is not None and self.judge.settled < self.size and self.tried != self.size
 
 
 class Piece(NamedTuple):
@@ -88,12 +111,14 @@ class Lanes:
         self._seconds = seconds
         self._characters = characters
         self._lanes: dict[tuple[bool, Place], Lane] = {}  # by (aside, key)
-        self._current: dict[Place, frozenset[Place]] = {}  # by group: the kinds of its texts in the last event
-        self._event: list[Lane] = []  # those that the present event goes on with
+        self._open: dict[Place, set[Lane]] = {}  # by what their groups begin with: those that have not ended
+        self._turn, self._last = Turn(), Turn()  # of the present event, and of the last one that went on with a text
+        self._goes_on = False  # the present event does
         self._runs: frozenset[Place] | None = None  # of an answer that is whole: those of several parts
-        self._clean: set[tuple[str, str]] = set()  # (kind, text) of what came once, whole, and was harmless
-        self._heard = 0  # characters …
-        self._before = 0  # … before the present event
+        self._clean: set[tuple[str, str, bool]] = set()  # (kind, text, aside) of what came whole and was harmless
+        self._same = Turn()  # of what is as it was: nothing follows on from it
+        self._same.heard, self._same.left = -characters, 0.0
+        self._heard = 0  # characters
 
     def __iter__(self) -> Iterator[Lane]:
         return iter(self._lanes.values())
@@ -104,7 +129,12 @@ class Lanes:
         self._runs = frozenset(run for run, count in runs.items() if count > 1)
 
     def put(self, part: Part) -> Piece | None:
-        """Who is asked about a part: as what it is by itself, or a piece of; and what else it may be read as."""
+        """Who is asked about a part: as what it is by itself, or a piece of; and what else it may be read as.
+
+        Raises Unjudged.
+        """
+        if part.kind == "media":
+            raise Unjudged("media")
         if not part.text:
             return None
         goes_on, run = part.lane, part.run
@@ -113,9 +143,10 @@ class Lanes:
         if goes_on is None and run is not None and not self._follows(run, part.text):
             run = None
         key = goes_on if goes_on is not None else run
-        if key is None and (part.kind, part.text) in self._clean:
+        aside = short_name(part)
+        if key is None and (part.kind, part.text, aside) in self._clean:
             return None
-        lanes = [self._lane(part, key, short_name(part))]
+        lanes = [self._lane(part, key, aside)]
         if run is not None:
             lanes.append(self._lane(part, None if run == key else run, True))
         self._heard += len(part.text)
@@ -126,32 +157,37 @@ class Lanes:
         return piece if piece.lanes else None
 
     def judged(self, piece: Piece) -> None:
-        """What was harmless, and is said again and again, is not judged again."""
+        """Of what was harmless nobody need be asked again: neither about this, nor where it is said again."""
         lane, _ = piece.lanes[0]
         part = piece.part
-        if lane.once and len(part.text) <= _SHORT and not lane.judge.edits and lane.judge.settled == lane.size:
-            self._clean.add((part.kind, part.text))
+        if lane.once and not lane.judge.edits and lane.judge.settled == lane.size:
+            if len(part.text) <= _SHORT and len(self._clean) < _CLEAN:
+                self._clean.add((part.kind, part.text, short_name(part)))
+            del piece.lanes[0]
 
     def turn(self) -> None:
-        """An event is over: what others of its groups went on with may be complete."""
-        for group in {lane.group for lane in self._event}:
-            kinds = frozenset([lane.kind for lane in self._event if lane.group == group])
-            if self._current.get(group) != kinds:
-                self._current[group] = kinds
-                self._leave([lane for lane in self if lane.group == group and lane.kind not in kinds], self._before)
-        self._event.clear()
-        self._before = self._heard
+        """An event is over: the texts that it did not go on with may be complete."""
+        if self._goes_on:
+            self._goes_on = False
+            self._last.left = self._last.left or clock()
+            self._turn.heard = self._heard
+            self._last, self._turn = self._turn, Turn()
 
     def leave(self, group: Place) -> None:
         """The texts of a group may be complete; (): of all."""
-        self._leave([lane for lane in self if lane.group[: len(group)] == group], self._heard)
+        ended = Turn()
+        ended.heard, ended.left = self._heard, clock()
+        for lane in self._open.pop(group, ()):
+            lane.open = False
+            if lane.turn.left is None:
+                lane.turn = ended
 
-    def overdue(self, lane: Lane) -> bool:
-        """Was it left long enough ago?"""
-        if not lane.waits or lane.left is None:
-            return False
-        heard, at = lane.left
-        return self._heard - heard >= self._characters or clock() - at >= self._seconds
+    def due(self, lane: Lane) -> float | None:
+        """When it was left long enough ago; None while it was not left, or has nothing to let go."""
+        turn = lane.turn
+        if not lane.waits or turn.left is None:
+            return None
+        return 0.0 if self._heard - turn.heard >= self._characters else turn.left + self._seconds
 
     def _lane(self, part: Part, key: Place | None, aside: bool) -> Lane | None:
         """key: what its parts are known by; None: it is whole in itself."""
@@ -161,11 +197,15 @@ class Lanes:
             if judge is None:
                 return None
             if key is None:
-                return Lane(judge, (), (), True)
-            kind = tuple(step for step in key if isinstance(step, str))
-            lane = self._lanes[aside, key] = Lane(judge, kind, part.group, False)
-        lane.over, lane.left = False, None
-        self._event.append(lane)
+                return Lane(judge, self._turn, once=True)
+            if len(self._lanes) >= MOST:
+                raise Unjudged(f"an answer of more than {MOST} texts")
+            lane = self._lanes[aside, key] = Lane(judge, self._turn, part.group)
+        lane.over, lane.turn, self._goes_on = False, self._turn, True
+        if not lane.open:
+            lane.open = True
+            for size in range(len(lane.group) + 1):
+                self._open.setdefault(lane.group[:size], set()).add(lane)
         return lane
 
     def _follows(self, run: Place, text: str) -> bool:
@@ -174,12 +214,6 @@ class Lanes:
         if lane is None:
             return not _NUMBER.fullmatch(text) and (self._runs is not None or len(self._lanes) < _RUNS)
         if lane.last == text and len(text) >= _SAME:
-            lane.left = (self._heard - self._characters, 0.0)  # it is what it was: nothing follows on from it
+            lane.turn = self._same
             return False
         return True
-
-    def _leave(self, lanes: Sequence[Lane], heard: int) -> None:
-        left = (heard, clock())
-        for lane in lanes:
-            if lane.left is None:
-                lane.left = left

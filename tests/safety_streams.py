@@ -16,6 +16,8 @@ from policies.safety import Safety
 
 Key = tuple[Any, ...]
 
+HELD = 4096  # characters that a text of `stream` waits for what goes on with it …
+FAR = 3800  # … and the most of other texts that it goes on behind; names count too
 LETTERS = string.ascii_letters + string.digits
 FILLER = [
     "the", "a", "quick", "fox,", "jumps", "over", "it.", "und", "Größe", "naïve", "façade", "señor", "日本語の文",
@@ -162,7 +164,10 @@ def stream(rng: random.Random, plant: float = 0.25) -> Stream:
         deltas.append((index, {}, "tool_calls" if calls else "stop"))
         running.append(deltas)
     wire = []
-    for index, delta, finish in shuffled(rng, running):
+    order = shuffled(rng, running)
+    if _farthest(order) > FAR:
+        return stream(rng, plant)
+    for index, delta, finish in order:
         choice = {"index": index, "delta": delta, "finish_reason": finish}
         whole = {
             "id": "chatcmpl-1",
@@ -189,6 +194,19 @@ def shuffled(rng: random.Random, runs: list[list[Any]]) -> list[Any]:
         if not run:
             runs.remove(run)
     return out
+
+
+def _farthest(order: list[Any]) -> int:
+    """The most characters of others that a text goes on behind."""
+    heard, last, most = 0, dict[Key, int](), 0
+    for index, delta, _ in order:
+        for call in delta.get("tool_calls", [{}]):
+            text = call["function"]["arguments"] if call else "".join([delta[name] for name in delta if name != "role"])
+            key = (index, call.get("index"), *delta)
+            most = max(most, heard - last.get(key, heard))
+            heard += len(text)
+            last[key] = heard
+    return most
 
 
 def exchange(stream: bool = True) -> Exchange:

@@ -30,3 +30,14 @@ def test_a_replacement_is_written_as_json_wants_it() -> None:
     escapes = Escapes()
     assert escapes.feed('a\\n\\u0041b"c', True) == 'a\nAb"c'
     assert escapes.placed(Found(2, 4, "x", False, 'say "no"')) == Found(3, 10, "x", False, 'say \\"no\\"')
+
+
+def test_what_lies_before_is_forgotten_and_what_lies_behind_is_found() -> None:
+    escapes, whole = Escapes(), Escapes()
+    for at in range(1000):
+        for one in (escapes, whole):
+            one.feed("\\n\\u0041 x")
+        escapes.forget(escapes.size - 9)
+        for place in range(escapes.size - 9, escapes.size + 1):
+            assert escapes.source(place) == whole.source(place), (at, place)
+    assert len(escapes._plains) < 30

@@ -6,7 +6,8 @@ import pytest
 
 from gateway.dialects import openai
 from gateway.errors import Denied
-from gateway.holding import Holding, Unjudged, add
+from gateway.holding import Holding, add
+from gateway.lanes import Unjudged
 from gateway.patterns import Found
 from tests.scripted import DONE, event
 
@@ -80,8 +81,25 @@ async def test_what_cannot_be_read_is_told(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(Denied, match="not text"):
         await holding(stream=False).take(b"\xff\xfe", True)
     monkeypatch.setattr("gateway.holding.MOST", 10)
-    with pytest.raises(Unjudged):
+    with pytest.raises(Denied, match="too large"):
         await holding(stream=False).take(b"x" * 11, False)
+    told: list[str] = []
+    held = Holding(openai, False, lambda kind, aside: Last(0, []), told.append, 60)
+    with pytest.raises(Unjudged) as caught:  # what cannot be held is not passed on, whatever is said of the unjudged
+        await held.take(b"x" * 11, False)
+    assert (told, caught.value.code) == ([caught.value.what], "blocked_by_safety")
+
+
+async def test_what_is_held_is_counted_with_what_it_takes_besides(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.holding.MOST", 3000)
+    held = holding(3)
+    for _ in range(100):  # what leaves is not held
+        await held.take(b"data: {}\n\n", False)
+    await held.take(event({"content": "abc"}), False)
+    silent = b"data: {}\n\n"
+    assert await held.take(silent, False) == b""
+    with pytest.raises(Denied, match="too large"):
+        await held.take(silent * 10, False)
 
 
 def test_edits_are_kept_in_order() -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import time
+
+import pytest
+
 from gateway.dialects import NAME, Part
-from gateway.lanes import Lanes
+from gateway.lanes import Lanes, Unjudged
 from gateway.patterns import Found
 
 
@@ -34,34 +38,48 @@ def test_a_lane_that_was_left_is_overdue_after_so_many_characters_of_others_and_
     assert first is not None
     made.turn()
     lane, start = first.lanes[0]
-    lane.since = 1.0  # something of it is undecided
     for text, overdue in (("x" * 9, False), ("x", True)):
         made.put(said(text, "b"))
         made.turn()
-        assert made.overdue(lane) is overdue
+        assert (made.due(lane) == 0.0) is overdue
     more = made.put(said("def", "a"))
     made.put(said("x" * 20, "b"))  # in the same event
     made.turn()
     assert more is not None
     assert (more.lanes[0], start) == ((lane, 3), 0)
-    assert not made.overdue(lane)
-    made.put(said("x" * 20, "c", group=("choice", 1)))
-    made.turn()  # another choice is not what it goes on to
-    assert not made.overdue(lane)
-    made.leave(("choice", 0))
-    assert not made.overdue(lane)
-    made.put(said("x" * 20, "c", group=("choice", 1)))
-    assert made.overdue(lane)
+    assert made.due(lane) != 0.0
+    made.put(said("x" * 9, "c", group=("choice", 1)))
+    made.turn()  # of another choice: that counts too
+    assert made.due(lane) != 0.0
+    made.put(said("x", "b"))
+    assert made.due(lane) == 0.0
+
+
+def test_what_has_ended_is_left_and_what_goes_on_behind_its_end_is_not() -> None:
+    made = lanes(seconds=0)
+    pieces = [made.put(said("abc", "a", group=("choice", index), lane=(index,))) for index in (0, 1)]
+    made.turn()
+    first, second = [piece.lanes[0][0] for piece in pieces if piece is not None]
+    for group, left in ((("choice", 1), second), ((), first)):
+        assert made.due(left) is None
+        made.leave(group)
+        assert made.due(left) is not None
+    made.put(said("def", "a", group=("choice", 1), lane=(1,)))
+    made.turn()
+    assert (made.due(second), made.due(first) is None) == (None, False)
+    made.leave(("choice", 1))
+    assert made.due(second) is not None
 
 
 def test_or_after_so_long() -> None:
     made = lanes(seconds=0)
     piece = made.put(said("abc", "a"))
     assert piece is not None
-    piece.lanes[0][0].since = 1.0
-    assert not made.overdue(piece.lanes[0][0])
+    assert made.due(piece.lanes[0][0]) is None
     made.leave(())
-    assert made.overdue(piece.lanes[0][0])
+    due = made.due(piece.lanes[0][0])
+    assert due is not None
+    assert 0 < due <= time.monotonic()
 
 
 def test_what_no_shape_tells_is_judged_by_itself_and_by_its_place() -> None:
@@ -110,6 +128,34 @@ def test_what_was_harmless_is_not_judged_again_and_a_text_that_goes_on_always_is
     made.judged(piece)
     assert made.put(whole) is None
     assert made.put(said("ok", "a")) is not None
+
+
+def test_what_patterns_passed_as_a_name_is_judged_by_all_as_a_value() -> None:
+    made = lanes()
+    piece = made.put(Part(("ok", NAME), "ok", "output"))
+    assert piece is not None
+    piece.lanes[0][0].judge.settled = 2
+    made.judged(piece)
+    assert made.put(Part(("again", NAME), "ok", "output")) is None
+    assert made.put(Part(("x",), "ok", "output")) is not None
+
+
+def test_memory_has_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.lanes.MOST", 2)
+    monkeypatch.setattr("gateway.lanes._CLEAN", 2)
+    made = lanes()
+    for text in ("one", "two", "six"):
+        piece = made.put(Part(("x",), text, "output"))
+        assert piece is not None
+        piece.lanes[0][0].judge.settled = 3
+        made.judged(piece)
+        assert piece.lanes == []  # nobody need be asked again
+        assert (made.put(Part(("x",), text, "output")) is None) == (text != "six")
+    for key in ("a", "b"):
+        assert made.put(said("abc", key)) is not None
+    with pytest.raises(Unjudged, match="more than 2 texts"):
+        made.put(said("abc", "c"))
+    assert made.put(said("abc", "a")) is not None
 
 
 def test_short_names_are_for_patterns_only() -> None:

@@ -55,11 +55,15 @@ MADE: list[Callable[[random.Random], streams.Stream]] = [streams.stream, *shapes
 
 async def prove(count: int, first: int = 0) -> tuple[int, int, int]:
     """(streams, spans planted, characters of them that reached a caller).  Every other one is a chat's, as it should be."""
-    redacts, blocks = (streams.safety(action, hold_seconds=60) for action in ("redact", "block"))
+    policies = [
+        [streams.safety(action, hold_seconds=60, hold_characters=held) for action in ("redact", "block")]
+        for held in (256, streams.HELD)
+    ]
     planted = leaks = 0
     for seed in range(first, first + count):
         rng = random.Random(seed)
-        one = MADE[0 if seed % 2 else seed // 2 % len(MADE)](rng)
+        made = MADE[0 if seed % 2 else seed // 2 % len(MADE)]
+        one, (redacts, blocks) = made(rng), policies[made is streams.stream]
         planted += sum(each.safe is not None for each in one.lanes)
         for policy in (redacts, blocks):
             out, error = await streams.told(policy, one, rng)
@@ -92,7 +96,7 @@ async def test_the_proof_would_see_a_leak(
         for rule in policy._rules:
             rule[1].assessor.hold = lambda text: 0  # type: ignore[method-assign]  # lets go of what is not complete
     elif made is shapes.turned:
-        monkeypatch.setattr(Lanes, "overdue", lambda self, lane: lane.waits)  # waits for nothing
+        monkeypatch.setattr(Lanes, "due", lambda self, lane: 0.0 if lane.waits else None)  # waits for nothing
     else:
         put = Lanes.put
         monkeypatch.setattr(Lanes, "put", lambda self, part: put(self, part._replace(run=None)))  # joins nothing
@@ -123,7 +127,10 @@ async def test_over_real_sockets_too(action: str) -> None:
         await asked.wire.chunk(b"")
 
     rules = [rule | {"action": action} for rule in streams.RULES]
-    async with scripted(script) as up, running(config(up.url, policies=safety(*rules))) as gateway:
+    async with (
+        scripted(script) as up,
+        running(config(up.url, policies=safety(*rules, hold_characters=streams.HELD))) as gateway,
+    ):
         for one in made:
             response = await gateway.chat(stream=True)
             refused = "blocked_by_safety" in response.text

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.policies.test_safety import SECRET, SHOWN, safety
+from tests.policies.test_safety_failures import Odd
 from tests.running import config, running
 from tests.scripted import Asked, plain, say, scripted
 
@@ -153,3 +154,15 @@ async def test_identifiers_and_names_that_a_model_chooses_are_read(said: dict[st
             response = await gateway.client.post("/v1/anything", json={"model": "m", "stream": stream})
             assert "blocked_by_safety" in response.text
             assert SECRET not in response.text
+
+
+async def test_a_value_that_is_a_field_s_name_too_is_judged_by_all() -> None:
+    async def script(asked: Asked) -> None:
+        await asked.wire.whole(200, b'{"bogus": "bogus"}')
+
+    Odd.heard.clear()
+    odd = {"use": "tests.policies.test_safety_failures:Odd", "action": "block", "stages": ["output"]}
+    rules = safety({"use": "secrets"}, odd)
+    async with scripted(script) as up, running(config(up.url, policies=rules)) as gateway:
+        assert (await gateway.client.post("/v1/anything", json={"model": "m"})).status_code == 200
+    assert Odd.heard == [("output", "bogus")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -232,6 +233,28 @@ async def test_or_for_so_many_seconds() -> None:
         pause=0.4, hold_seconds=0.2,
     )  # fmt: skip
     assert 0.2 < came["Done"] < came["No."]
+
+
+def choice(index: int, text: str, finish: str | None = None) -> bytes:
+    return event(None, choices=[{"index": index, "delta": {"content": text}, "finish_reason": finish}])
+
+
+@pytest.mark.parametrize(
+    ("first", "more"),
+    [
+        (event(arguments('{"city": "I see. Done')), lambda words: event(arguments(words, 1))),
+        (choice(0, "I see. Done"), lambda words: choice(1, words)),
+        (choice(0, "I see. Done"), lambda words: choice(1, "", "stop") if words.startswith("word0") else choice(2, words)),
+    ],
+    ids=["tool calls", "choices", "choices of which one has ended"],
+)  # fmt: skip
+async def test_no_text_waits_longer_for_another_of_its_kind(first: bytes, more: Callable[[str], bytes]) -> None:
+    others = [more(f"word{at} " * 4) for at in range(12)]
+    for pause, held in ((0.05, {"hold_characters": 64, "hold_seconds": 20}), (0.2, {"hold_seconds": 0.5})):
+        _, came = await arrivals(first, *others, event({}, "stop"), DONE, pause=pause, **held)
+        done = next(at for word, at in came.items() if "Done" in word)
+        assert done < came["word8"], held
+        assert came["word1"] < pause * 9, held
 
 
 @pytest.mark.parametrize(
