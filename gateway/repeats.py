@@ -56,11 +56,13 @@ class Repeats:
 
     def release(self, claim: Claim, body: bytes | None, cost: int | None) -> None:
         """body: the answer as it is when it is not streamed; None: there is none to keep."""
-        if body is not None and claim.now is not None:
-            at = time.time_ns()
-            _, _, team, caller, _ = claim.question
-            self._store.put(claim.question, Kept(body, at, at + self._ns, cost, team, caller, claim.now, claim.asked))
-        self._store.release(claim.question)
+        try:
+            if body is not None and claim.now is not None:
+                at, (_, _, team, caller, _) = time.time_ns(), claim.question
+                kept = Kept(body, at, at + self._ns, cost, team, caller, claim.now, claim.asked)
+                self._store.put(claim.question, kept)
+        finally:
+            self._store.release(claim.question)
 
     async def _begin(self, question: Question, asked: bytes, keep: bool) -> Claim | Kept:
         """With the right to answer.  Whoever had it before may have been answered since it was looked up."""

@@ -14,8 +14,9 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Annotated, Final, Literal
 
@@ -298,17 +299,18 @@ class Cache(Policy[_Seat]):
             del self._flights[seat.question.key]
         raw = flight.raw() if flight.complete and x.error is None else None
         if raw is None or not x.stream:
-            self._land(x, seat, flight, raw)
+            self._land(x, seat, flight, lambda: raw)
         elif len(raw) <= _SHORT:
-            self._land(x, seat, flight, x.dialect.gather(raw))
+            self._land(x, seat, flight, partial(x.dialect.gather, raw))
         else:
             gathered = asyncio.get_running_loop().run_in_executor(None, x.dialect.gather, raw)
-            gathered.add_done_callback(lambda done: self._land(x, seat, flight, done.result()))
+            gathered.add_done_callback(lambda done: self._land(x, seat, flight, done.result))
 
-    def _land(self, x: Exchange, seat: _Seat, flight: Flight, body: bytes | None) -> None:
-        """body: the answer as it is when it is not streamed; None: there is none."""
-        flight.body = body
+    def _land(self, x: Exchange, seat: _Seat, flight: Flight, told: Callable[[], bytes | None]) -> None:
+        """told: the answer as it is when it is not streamed, or None.  Whatever it raises, the flight lands."""
+        body = None
         try:
+            body = flight.body = told()
             if seat.question is not None and seat.now is not None and body is not None and self._may_keep(x, body):
                 at = time.time_ns()
                 caller = x.caller

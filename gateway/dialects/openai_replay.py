@@ -72,7 +72,7 @@ def gather(stream: bytes) -> bytes | None:
     """The whole answer that a whole stream of events amounts to; None where it cannot be told."""
     try:
         return _gather(stream)
-    except (msgspec.DecodeError, RecursionError, KeyError, TypeError, AttributeError):
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
         return None
 
 

@@ -137,6 +137,7 @@ def test_the_dialects_own_reader_understands_a_replay() -> None:
 
 
 BAD = {
+    "no Unicode": b'data: {"note":"\xff","choices":[]}\n\ndata: [DONE]\n\n',
     "no end": b'data: {"choices":[]}\n\n',
     "no json": b"data: {\n\ndata: [DONE]\n\n",
     "no object": b"data: 1\n\ndata: [DONE]\n\n",
