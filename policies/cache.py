@@ -128,7 +128,7 @@ class Cache(Policy[_Seat]):
         self._room = Room()
         near = said.semantic
         self._nearby = Nearby(near, self._store, inner, self._questions, answers.near) if near is not None else None
-        self._flights: dict[bytes, Flight] = {}  # that may be joined
+        self._flights: dict[bytes, _Seat] = {}  # who leads those that may be joined, by what is asked
         self._leading: dict[Exchange, _Seat] = {}
 
     # ── before the call ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -193,7 +193,7 @@ class Cache(Policy[_Seat]):
             kept, now = await self._store.get(question)
             if kept is not None and kept.at >= youngest and self._serve(x, kept.body, "hit", kept):
                 return None if claim is None else _Seat(claim, kept.body)
-            flight = self._flights.get(question.key)
+            flight = await self._under_way(question, now)
             if flight is None or not flight.kept or flight.leader.started_at < youngest:
                 if self._nearby is not None and not looked:  # which may take a while: others may have come meanwhile
                     looked, meant = True, await self._nearby.understand(x, question)
@@ -206,11 +206,20 @@ class Cache(Policy[_Seat]):
             if (seat := await self._follow(x, flight, claim)) is not None:
                 return seat
 
+    async def _under_way(self, question: Question, now: Generations | None) -> Flight | None:
+        """The flight that may be joined: one that began before its team, key or model was forgotten is not."""
+        leads = self._flights.get(question.key)
+        if leads is None or leads.question is None:
+            return None
+        if (leads.question.team, leads.question.caller) != (question.team, question.caller):
+            _, now = await self._store.get(leads.question)
+        return leads.flight if now is None or now == leads.now else None
+
     def _lead(self, x: Exchange, seat: _Seat, alone: bool) -> _Seat:
         """alone: nobody may follow."""
         seat.flight = Flight(x, self._room)
         if seat.question is not None and not alone and self._said.coalesce:
-            self._flights[seat.question.key] = seat.flight
+            self._flights[seat.question.key] = seat
         if x.stream and not x.wants_usage:
             x.wants_usage = seat.strips = True  # what is kept tells its usage
         self._leading[x] = seat
@@ -298,7 +307,7 @@ class Cache(Policy[_Seat]):
                 self._repeats.release(seat.claim, seat.body if x.error is None else None, x.saved)
             return
         del self._leading[x]
-        if seat.question is not None and self._flights.get(seat.question.key) is flight:
+        if seat.question is not None and self._flights.get(seat.question.key) is seat:
             del self._flights[seat.question.key]
         raw = flight.raw() if flight.complete and x.error is None else None
         if raw is None or not x.stream:
