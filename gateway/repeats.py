@@ -60,8 +60,8 @@ class Repeats:
         """body: the answer as it is when it is not streamed; None: there is none to keep."""
         try:
             if body is not None and claim.now is not None:
-                at, (_, _, team, caller, _) = time.time_ns(), claim.question
-                kept = Kept(body, at, at + self._ns, cost, team, caller, claim.now, claim.asked)
+                at, (_, _, team, caller, model) = time.time_ns(), claim.question
+                kept = Kept(body, at, at + self._ns, cost, team, caller, claim.now, claim.asked, model=model)
                 self._store.put(claim.question, kept)
         finally:
             self._store.release(claim.question)

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from tests.policies.test_cache import CRON, ask, said, word
-from tests.policies.test_cache_shared import SECRET
+from tests.policies.test_cache_shared import SECRET, written
 from tests.running import KEY, running
-from tests.scripted import Asked, answer, scripted
+from tests.scripted import Asked, answer, plain, scripted
 from tests.valkeys import Valkey, valkey
 
 MARKED = {"all": ({"all": True}, True), "team": ({"team": "checkout"}, True), "model": ({"model": "m"}, True)}
@@ -76,3 +76,29 @@ async def test_who_asks_after_a_forget_follows_nobody_who_asked_before(
         assert told == ["number 1", "number 1", *["number 2" if forgotten else "number 1"] * 2]
         assert word(await last) == "coalesced"
         assert gate.count == 1 + forgotten
+
+
+@pytest.mark.serial
+@pytest.mark.parametrize("store", ["memory", "valkey"])
+async def test_a_saved_answer_is_forgotten_with_the_model_that_gave_it_and_with_no_other(
+    store: str, server: Valkey
+) -> None:
+    where = {} if store == "memory" else {"store": server.url, "secret": SECRET}
+    server.say("FLUSHALL")
+    key = {"idempotency-key": "k"}
+    async with scripted(plain) as up:
+        told = said(up.url, **where)
+        told["models"]["other"] = {**told["models"]["m"], "targets": [{"provider": "up", "model": "another"}]}
+        async with running(told) as gateway:
+            for forgotten, replayed in (("other", True), ("m", False)):
+                first = await gateway.chat(headers=key)
+                assert first.status_code == 200
+                if store == "valkey":
+                    await written(gateway)
+                assert (await gateway.chat(headers=key, model="other")).status_code == 422
+                assert (await gateway.admin("POST", "/cache/forget", {"model": forgotten})).status_code == 200
+                if replayed:
+                    assert (await gateway.chat(headers=key, model="other")).status_code == 422
+                again = await gateway.chat(headers=key)
+                assert ("idempotent-replayed" in again.headers) is replayed
+            assert [asked.json["model"] for asked in up.asked] == ["up", "up"]
