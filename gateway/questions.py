@@ -44,7 +44,9 @@ class Questions:
         self._targets = targets
         self._tenants = tenants
         self._share = share
-        self._masks = any("mask" in str(use.model_extra) for use in config.policies if use.use == "safety")
+        rules = [rule for use in config.policies if use.use == "safety" for rule in _rules(use)]
+        self._masks = any(rule.get("action") == "mask" for rule in rules)
+        self._changing = [rule.get("teams") for rule in rules if _changes(rule)]  # of which teams they change questions
         self._groups = {team: sorted(group) for group in groups for team in group}
         self._teams = teams
         # By endpoint and model: how what is asked begins, and the headers that count.
@@ -56,6 +58,7 @@ class Questions:
         if counting and not x.headers.keys().isdisjoint(counting):
             head += b"".join([b"%b:%b\n" % (name, x.headers[name]) for name in counting if name in x.headers])
         caller, tenant = x.caller, self._tenants[self.tenant(x)]
+        head += self._changed(caller.team)
         if self._masks:  # placeholders are numbered as the values stand in the body, all of it
             head += b"\0".join([name.encode() for name in x.fields if name not in _SENT])
             head += b"\0" + besides(x)
@@ -77,7 +80,7 @@ class Questions:
         if not isinstance(said, str) or not said.strip():
             return None
         head, _ = self._known[x.endpoint, x.alias]
-        same = [head, canonical(x.fields, UNASKED | {field}), msgspec.json.encode(rest)]
+        same = [head, self._changed(x.caller.team), canonical(x.fields, UNASKED | {field}), msgspec.json.encode(rest)]
         return question.tenant.mac(b"context" + b"\0".join(same)), said
 
     def tenant(self, x: Exchange) -> str:
@@ -93,6 +96,12 @@ class Questions:
         born = self._teams.born
         return "group " + " ".join([team if one == caller.team else f"{one} {born.get(one, '')}" for one in group])
 
+    def _changed(self, team: str) -> bytes:
+        """Which rules change what this team asks.  Of a group, those whose questions reach the provider alike share."""
+        if team not in self._groups:
+            return b""
+        return bytes([teams is None or team in teams for teams in self._changing])
+
     def _learn(self, endpoint: str, alias: str) -> tuple[bytes, tuple[bytes, ...]]:
         models = [alias, *self._config.models[alias].fallbacks]
         names = dict.fromkeys(target.provider for model in models for target in self._config.models[model].targets)
@@ -104,6 +113,15 @@ class Questions:
         counting = tuple(sorted({header for header in passed if header not in _NO_MATTER}))
         known = self._known[endpoint, alias] = digest + endpoint.encode() + b"\0", counting
         return known
+
+
+def _rules(use: settings.PolicyUse) -> list[dict[str, Any]]:
+    return [rule for rule in (use.model_extra or {}).get("assessors") or () if isinstance(rule, dict)]
+
+
+def _changes(rule: Mapping[str, Any]) -> bool:
+    """May the provider be asked something else than the caller asked?"""
+    return rule.get("action") == "mask" or (rule.get("action") == "redact" and rule.get("stages") != ["output"])
 
 
 def besides(x: Exchange) -> bytes:

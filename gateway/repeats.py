@@ -44,29 +44,33 @@ class Repeats:
         tenant = self._tenants[f"repeats {caller.team} {caller.born} {caller.key} {caller.id}"]
         question = Question(tenant, tenant.mac(b"key" + word), caller.team, caller.key, x.alias)
         asked = tenant.mac(b"asked" + x.path.encode() + b"\0" + x.body)
-        kept, _ = await self._saved(question, asked, keep)
+        kept, _ = await self._saved(x, question, asked, keep)
         if kept is None:
             holder = await self._store.claim(question, asked)
             if holder is None:
-                return await self._begin(question, asked, keep)
-            kept, _ = await self._saved(question, asked, keep)  # it may have been answered while the holder was asked
+                return await self._begin(x, question, asked, keep)
+            kept, _ = await self._saved(
+                x, question, asked, keep
+            )  # it may have been answered while the holder was asked
             if kept is None:
                 raise _under_way() if holder == asked else _other()
         return kept
 
     def release(self, claim: Claim, body: bytes | None, cost: int | None) -> None:
         """body: the answer as it is when it is not streamed; None: there is none to keep."""
-        if body is not None and claim.now is not None:
-            at = time.time_ns()
-            _, _, team, caller, _ = claim.question
-            self._store.put(claim.question, Kept(body, at, at + self._ns, cost, team, caller, claim.now, claim.asked))
-        self._store.release(claim.question)
+        try:
+            if body is not None and claim.now is not None:
+                at, (_, _, team, caller, model) = time.time_ns(), claim.question
+                kept = Kept(body, at, at + self._ns, cost, team, caller, claim.now, claim.asked, model=model)
+                self._store.put(claim.question, kept)
+        finally:
+            self._store.release(claim.question)
 
-    async def _begin(self, question: Question, asked: bytes, keep: bool) -> Claim | Kept:
+    async def _begin(self, x: Exchange, question: Question, asked: bytes, keep: bool) -> Claim | Kept:
         """With the right to answer.  Whoever had it before may have been answered since it was looked up."""
         claim = None
         try:
-            kept, now = await self._saved(question, asked, keep)
+            kept, now = await self._saved(x, question, asked, keep)
             if kept is not None:
                 return kept
             claim = Claim(question, asked, now)
@@ -75,12 +79,14 @@ class Repeats:
             if claim is None:
                 self._store.release(question)
 
-    async def _saved(self, question: Question, asked: bytes, keep: bool) -> Found:
+    async def _saved(self, x: Exchange, question: Question, asked: bytes, keep: bool) -> Found:
         if not keep:
             return Found(None, None)
         found = await self._store.get(question)
         if found.kept is not None and found.kept.asked != asked:
             raise _other()
+        if found.kept is not None and x.stream and x.dialect.replay(found.kept.body, False, False) is None:
+            return Found(None, found.now)  # no stream can be made of it
         return found
 
 

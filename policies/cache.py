@@ -14,8 +14,9 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Annotated, Final, Literal
 
@@ -44,7 +45,6 @@ _SHORT: Final = 128 * 1024  # bytes of a stream that are gathered on the event l
 _PACED: Final = 0.05  # seconds between two pieces of a paced replay
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _ENDED: Final = frozenset({"stop", "tool_calls", "function_call"})  # finish reasons of an answer that ended by itself
-_STOPPED: Final = ["stop"]
 _ENDPOINTS: Final = frozenset({"chat", "completions", "embeddings"})
 _ZERO: Final = frozenset({b"0", b"0.0", b"-0.0", b"0.00"})
 
@@ -128,7 +128,7 @@ class Cache(Policy[_Seat]):
         self._room = Room()
         near = said.semantic
         self._nearby = Nearby(near, self._store, inner, self._questions, answers.near) if near is not None else None
-        self._flights: dict[bytes, Flight] = {}  # that may be joined
+        self._flights: dict[bytes, _Seat] = {}  # who leads those that may be joined, by what is asked
         self._leading: dict[Exchange, _Seat] = {}
 
     # ── before the call ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -191,16 +191,14 @@ class Cache(Policy[_Seat]):
         meant, looked = None, self._nearby is None or long
         while True:
             kept, now = await self._store.get(question)
-            if kept is not None and kept.at >= youngest:
-                self._serve(x, kept.body, "hit", kept)
+            if kept is not None and kept.at >= youngest and self._serve(x, kept.body, "hit", kept):
                 return None if claim is None else _Seat(claim, kept.body)
-            flight = self._flights.get(question.key)
+            flight = await self._under_way(question, now)
             if flight is None or not flight.kept or flight.leader.started_at < youngest:
                 if self._nearby is not None and not looked:  # which may take a while: others may have come meanwhile
                     looked, meant = True, await self._nearby.understand(x, question)
                     near = await self._nearby.find(x, question, meant, youngest) if meant is not None else None
-                    if near is not None:
-                        self._serve(x, near.body, "semantic", near)
+                    if near is not None and self._serve(x, near.body, "semantic", near):
                         return None if claim is None else _Seat(claim, near.body)
                     continue
                 x.cache = "miss"
@@ -208,11 +206,20 @@ class Cache(Policy[_Seat]):
             if (seat := await self._follow(x, flight, claim)) is not None:
                 return seat
 
+    async def _under_way(self, question: Question, now: Generations | None) -> Flight | None:
+        """The flight that may be joined: one that began before its team, key or model was forgotten is not."""
+        leads = self._flights.get(question.key)
+        if leads is None or leads.question is None:
+            return None
+        if (leads.question.team, leads.question.caller) != (question.team, question.caller):
+            _, now = await self._store.get(leads.question)
+        return leads.flight if now is None or now == leads.now else None
+
     def _lead(self, x: Exchange, seat: _Seat, alone: bool) -> _Seat:
         """alone: nobody may follow."""
         seat.flight = Flight(x, self._room)
         if seat.question is not None and not alone and self._said.coalesce:
-            self._flights[seat.question.key] = seat.flight
+            self._flights[seat.question.key] = seat
         if x.stream and not x.wants_usage:
             x.wants_usage = seat.strips = True  # what is kept tells its usage
         self._leading[x] = seat
@@ -227,9 +234,8 @@ class Cache(Policy[_Seat]):
                 if await follower.begun():
                     seat = _Seat(claim, follower=follower)
                     x.cache, x.answer = "coalesced", self._share(x, seat, follower)
-            elif await follower.ended() and flight.body is not None:
+            elif await follower.ended() and flight.body is not None and self._serve(x, flight.body, "coalesced"):
                 seat = _Seat(claim, flight.body, follower=follower)
-                self._serve(x, flight.body, "coalesced")
                 x.saved = flight.cost
         except UpstreamError:
             if alike:
@@ -242,18 +248,25 @@ class Cache(Policy[_Seat]):
 
     # ── the answer ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _serve(self, x: Exchange, body: bytes, word: str, kept: Kept | None = None) -> None:
+    def _serve(self, x: Exchange, body: bytes, word: str, kept: Kept | None = None) -> bool:
+        """False, and nothing is served, where the caller wants a stream and none can be made of it."""
+        if x.stream:
+            chunks = x.dialect.replay(body, x.wants_usage, self._said.replay_words_per_second is not None)
+            if chunks is None:
+                return False
+            x.answer = self._replay(x, chunks)
+        else:
+            x.answer = _whole(body)
         x.cache = word
         if kept is not None:
             x.saved = kept.cost
             x.reply_headers.append((b"age", b"%d" % max(0, (time.time_ns() - kept.at) // 1_000_000_000)))
         if x.caller.content != "none":
             x.output = [body.decode(errors="replace")]
-        x.answer = self._replay(x, body) if x.stream else _whole(body)
+        return True
 
-    async def _replay(self, x: Exchange, body: bytes) -> AsyncGenerator[Chunk, None]:
+    async def _replay(self, x: Exchange, chunks: Iterator[Chunk]) -> AsyncGenerator[Chunk, None]:
         pace = self._said.replay_words_per_second
-        chunks = x.dialect.replay(body, x.wants_usage, pace is not None)
         if x.caller.content != "none":
             x.output = []
         while part := list(islice(chunks, 64 if pace is None else max(1, round(pace * _PACED)))):
@@ -294,21 +307,22 @@ class Cache(Policy[_Seat]):
                 self._repeats.release(seat.claim, seat.body if x.error is None else None, x.saved)
             return
         del self._leading[x]
-        if seat.question is not None and self._flights.get(seat.question.key) is flight:
+        if seat.question is not None and self._flights.get(seat.question.key) is seat:
             del self._flights[seat.question.key]
         raw = flight.raw() if flight.complete and x.error is None else None
         if raw is None or not x.stream:
-            self._land(x, seat, flight, raw)
+            self._land(x, seat, flight, lambda: raw)
         elif len(raw) <= _SHORT:
-            self._land(x, seat, flight, x.dialect.gather(raw))
+            self._land(x, seat, flight, partial(x.dialect.gather, raw))
         else:
             gathered = asyncio.get_running_loop().run_in_executor(None, x.dialect.gather, raw)
-            gathered.add_done_callback(lambda done: self._land(x, seat, flight, done.result()))
+            gathered.add_done_callback(lambda done: self._land(x, seat, flight, done.result))
 
-    def _land(self, x: Exchange, seat: _Seat, flight: Flight, body: bytes | None) -> None:
-        """body: the answer as it is when it is not streamed; None: there is none."""
-        flight.body = body
+    def _land(self, x: Exchange, seat: _Seat, flight: Flight, told: Callable[[], bytes | None]) -> None:
+        """told: the answer as it is when it is not streamed, or None.  Whatever it raises, the flight lands."""
+        body = None
         try:
+            body = flight.body = told()
             if seat.question is not None and seat.now is not None and body is not None and self._may_keep(x, body):
                 at = time.time_ns()
                 caller = x.caller
@@ -325,16 +339,12 @@ class Cache(Policy[_Seat]):
         final = x.final
         if final is None or not final.complete or final.target.alias != x.alias or len(body) > self._longest:
             return False
-        if x.endpoint == "embeddings" or (final.answer.finish == _STOPPED and _no_calls(body)):
-            return True  # nearly all: there is nothing to look for
+        if x.endpoint == "embeddings":
+            return True
         found = x.dialect.look(body)
         if found is None or not found.finish or not _ENDED.issuperset(found.finish):
             return False
         return "*" in self._tools or self._tools.issuperset(found.tools)
-
-
-def _no_calls(body: bytes) -> bool:
-    return b'"tool_calls"' not in body and b'"function_call"' not in body
 
 
 def _stripped(x: Exchange, last: Chunk) -> Chunk:

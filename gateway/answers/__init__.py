@@ -62,9 +62,14 @@ class Kept(msgspec.Struct, frozen=True, array_like=True, gc=False):
     cost: int | None  # nano-USD that it cost; None: not known
     team: str  # for whom it was made first
     caller: str
-    made: Generations
+    made: Generations  # with those of the model that was asked
     asked: bytes = b""  # a digest of what was asked, where the key does not hold that
     id: str = ""  # of the request that it answered first
+    model: str = ""  # that was asked, where the key does not hold that; empty: that of the question
+
+    def origin(self, question: Question) -> tuple[str, str, str]:
+        """Whose generations it was made under: a team, a key, a model."""
+        return self.team, self.caller, self.model or question.model
 
 
 class Found(NamedTuple):

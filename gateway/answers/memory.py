@@ -36,8 +36,8 @@ class MemoryStore:
         if kept is None:
             return Found(None, now)
         valid = now
-        if kept.team != question.team or kept.caller != question.caller:
-            valid = self._now(kept.team, kept.caller, question.model)
+        if (origin := kept.origin(question)) != question[2:]:
+            valid = self._now(*origin)
         if kept.made != valid or kept.until <= time.time_ns():
             del self._kept[question.key]
             return Found(None, now)

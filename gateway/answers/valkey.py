@@ -88,9 +88,8 @@ class ValkeyStore:
             self._suspect("an entry")
             return Found(None, now)
         valid: Generations | None = now
-        if (kept.team, kept.caller) != (question.team, question.caller):
-            _, _, *of_origin = marks(kept.team, kept.caller, question.model)
-            valid = _generations([*told[:2], *await self._ask(*of_origin)])
+        if (origin := kept.origin(question)) != question[2:]:
+            valid = _generations(await self._ask(*marks(*origin)))
         if kept.made != valid or kept.until <= time.time_ns():
             return Found(None, now)
         return Found(kept, now)

@@ -90,13 +90,16 @@ class Dialect(Protocol):
     def read_error(self, status: int, body: bytes) -> UpstreamError: ...
 
     def look(self, whole: bytes) -> Looked | None:
-        """Of an answer that is not streamed; None where it is not understood."""
+        """Of an answer that is not streamed; None where it is not understood, so that `replay` would not tell it."""
 
     def gather(self, stream: bytes) -> bytes | None:
         """The whole answer that a stream amounts to, with its usage; None where it cannot be told."""
 
-    def replay(self, whole: bytes, wants_usage: bool, pieces: bool) -> Iterator[Chunk]:
-        """The stream that a whole answer would have been; the last chunk ends it.  pieces: word by word."""
+    def replay(self, whole: bytes, wants_usage: bool, pieces: bool) -> Iterator[Chunk] | None:
+        """The stream that a whole answer would have been; the last chunk ends it.  pieces: word by word.
+
+        None where none can be made of it; what was begun does not fail.
+        """
 
     def without_usage(self, last: bytes) -> bytes:
         """A stream's last chunk, for a caller who did not ask for the usage."""

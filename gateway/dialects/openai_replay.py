@@ -22,28 +22,37 @@ Json = dict[str, Any]
 
 
 class _Message(msgspec.Struct):
-    tool_calls: list[Any] | None = None
+    tool_calls: list[Json] | None = None
     function_call: Any = None
 
 
 class _Choice(msgspec.Struct):
     message: _Message | None = None
+    text: str | None = None
     finish_reason: str | None = None
 
 
 class _Whole(msgspec.Struct):
+    """What a stream is made of.  What has this shape can be told as one."""
+
     choices: list[_Choice] | None = None
 
 
-_whole = msgspec.json.Decoder(_Whole)
+def _read(whole: bytes) -> tuple[Json, _Whole] | None:
+    """All of it, for what is passed over is not looked at: it may be no Unicode."""
+    try:
+        answer = _decode(whole)
+        return answer, msgspec.convert(answer, _Whole)
+    except (ValueError, RecursionError):
+        return None
 
 
 def look(whole: bytes) -> Looked | None:
-    """What decides whether an answer may be kept; None where it is not understood."""
-    try:
-        said = _whole.decode(whole)
-    except (msgspec.DecodeError, RecursionError):
+    """What decides whether an answer may be kept; None where no stream could be made of it."""
+    read = _read(whole)
+    if read is None:
         return None
+    _, said = read
     finish: list[str] = []
     tools: list[str] = []
     for choice in said.choices or ():
@@ -56,8 +65,8 @@ def look(whole: bytes) -> Looked | None:
     return Looked(finish, tools)
 
 
-def _function(call: Any) -> Any:
-    return call.get("function", call.get("custom")) if isinstance(call, dict) else None
+def _function(call: Json) -> Any:
+    return call.get("function", call.get("custom"))
 
 
 def without_usage(last: bytes) -> bytes:
@@ -72,7 +81,7 @@ def gather(stream: bytes) -> bytes | None:
     """The whole answer that a whole stream of events amounts to; None where it cannot be told."""
     try:
         return _gather(stream)
-    except (msgspec.DecodeError, RecursionError, KeyError, TypeError, AttributeError):
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
         return None
 
 
@@ -152,18 +161,24 @@ def _close(choice: Json) -> None:
 # ── from a whole to a stream ────────────────────────────────────────────────────────────────────────────────────────
 
 
-def replay(whole: bytes, wants_usage: bool, pieces: bool) -> Iterator[Chunk]:
-    """The chunks of the stream that a whole answer would have been.  pieces: word by word; else as few as can be."""
-    answer: Json = _decode(whole)
+def replay(whole: bytes, wants_usage: bool, pieces: bool) -> Iterator[Chunk] | None:
+    """The chunks of the stream that a whole answer would have been; None where none can be made of it.
+
+    pieces: word by word; else as few as can be.
+    """
+    read = _read(whole)
+    return None if read is None else _replay(read[0], wants_usage, pieces)
+
+
+def _replay(answer: Json, wants_usage: bool, pieces: bool) -> Iterator[Chunk]:
     choices, usage = answer.pop("choices", None) or [], answer.pop("usage", None)
     if str(answer.get("object", "")).startswith("chat.completion"):
         answer["object"] = "chat.completion.chunk"
     for choice in choices:
         index, finish = choice.pop("index", 0), choice.pop("finish_reason", None)
-        deltas = _deltas(choice, pieces)
-        for delta, text in deltas:
+        rest: Json = {"delta": {}} if "message" in choice else {"text": ""}
+        for delta, text in _deltas(choice, pieces):
             yield _event(answer, {"index": index, **delta, "finish_reason": None}, text)
-        rest: Json = {"delta": {}} if answer["object"] == "chat.completion.chunk" else {"text": ""}
         yield _event(answer, {"index": index, **rest, **choice, "finish_reason": finish}, "")
     end = _DONE
     if wants_usage and usage is not None:

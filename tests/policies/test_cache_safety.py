@@ -12,7 +12,7 @@ import pytest
 from tests.policies.test_cache import CRON, OTHER, ask, said, word
 from tests.policies.test_safety_masking import ASKED, MAIL, echo
 from tests.running import KEY, Running, running
-from tests.scripted import Asked, Scripted, answer, events, say, scripted
+from tests.scripted import Asked, Scripted, answer, events, plain, say, scripted
 
 SHARED = [["checkout", "guests"]]
 SECRET = "AK" + "IA" + "QZXW5BTRNKLM2PQ7"
@@ -92,6 +92,38 @@ async def test_a_follower_is_judged_by_the_rules_of_its_own_team() -> None:
         assert leader.text.count("keep it") == follower.text.count("keep it") == 1
         assert "blocked_by_safety" in guest.text
         assert "keep it" not in guest.text
+        assert len(up.asked) == 1
+
+
+@pytest.mark.parametrize("action", ["mask", "redact"])
+@pytest.mark.parametrize("first", [KEY, OTHER], ids=["who is masked first", "last"])
+async def test_teams_whose_questions_are_changed_by_other_rules_do_not_share(action: str, first: str) -> None:
+    """They ask the same, and the provider is asked something else."""
+
+    async def script(asked: Asked) -> None:
+        await asyncio.sleep(0.1)
+        await asked.wire.whole(200, answer(asked.json["messages"][0]["content"]))
+
+    rule = {"use": "personal_data", "action": action, "teams": ["checkout"]}
+    async with both(script, rule, groups=SHARED) as (gateway, up):
+        keys = [first, KEY if first == OTHER else OTHER]
+        for responses in (
+            await asyncio.gather(*[ask(gateway, f"Mail {MAIL}", key=key) for key in keys]),
+            [await ask(gateway, f"Mail {MAIL}", key=key) for key in keys],
+        ):
+            told = [one.json()["choices"][0]["message"]["content"] for one in responses]
+            assert told[keys.index(OTHER)] == f"Mail {MAIL}"
+            assert (MAIL in told[keys.index(KEY)]) is (action == "mask")
+        assert [word(response) for response in responses] == ["hit", "hit"]
+        assert len(up.asked) == 2
+
+
+@pytest.mark.parametrize(
+    "rule", [{"action": "mask"}, {"action": "redact", "stages": ["output"], "teams": ["guests"]}], ids=str
+)
+async def test_those_whose_questions_stay_alike_do(rule: dict[str, Any]) -> None:
+    async with both(plain, {"use": "personal_data", **rule}, groups=SHARED) as (gateway, up):
+        assert [word(await ask(gateway, key=key)) for key in (KEY, OTHER)] == ["miss", "hit"]
         assert len(up.asked) == 1
 
 

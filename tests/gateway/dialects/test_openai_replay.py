@@ -11,14 +11,20 @@ from hypothesis import strategies as st
 
 from gateway.demo.asked import Prefixes
 from gateway.demo.chat import chat
-from gateway.dialects import openai
+from gateway.dialects import Chunk, openai
 from gateway.dialects.openai_replay import gather, look, replay, without_usage
 
 TOOLS: Any = [{"type": "function", "function": {"name": name, "parameters": {}}} for name in ("weather", "traffic")]
 
 
+def chunks_of(whole: bytes, usage: bool = True, pieces: bool = False) -> list[Chunk]:
+    chunks = replay(whole, usage, pieces)
+    assert chunks is not None
+    return list(chunks)
+
+
 def stream_of(whole: bytes, usage: bool = True, pieces: bool = False) -> bytes:
-    return b"".join(chunk.raw for chunk in replay(whole, usage, pieces))
+    return b"".join(chunk.raw for chunk in chunks_of(whole, usage, pieces))
 
 
 def simulated(**body: Any) -> tuple[Any, bytes]:
@@ -103,7 +109,7 @@ def test_completions_likewise(texts: list[str], pieces: bool) -> None:
 def test_a_stream_tells_its_text_its_usage_only_where_asked_and_its_end() -> None:
     whole, _ = simulated()
     raw = json.dumps(whole).encode()
-    chunks = list(replay(raw, True, True))
+    chunks = chunks_of(raw, True, True)
     assert "".join(chunk.text or "" for chunk in chunks) == whole["choices"][0]["message"]["content"]
     assert [chunk.last for chunk in chunks[-2:]] == [False, True]
     assert b'"usage"' in chunks[-1].raw
@@ -120,7 +126,7 @@ def test_log_probabilities_stand_with_the_text_that_they_are_of(text: str, other
     }
     deltas = [
         json.loads(chunk.raw[6:])["choices"][0]
-        for chunk in replay(json.dumps(whole).encode(), False, True)
+        for chunk in chunks_of(json.dumps(whole).encode(), False, True)
         if not chunk.last
     ]
     assert [one["delta"] for one in deltas if one.get("logprobs")] == [{text: "yes"}]
@@ -137,6 +143,7 @@ def test_the_dialects_own_reader_understands_a_replay() -> None:
 
 
 BAD = {
+    "no Unicode": b'data: {"note":"\xff","choices":[]}\n\ndata: [DONE]\n\n',
     "no end": b'data: {"choices":[]}\n\n',
     "no json": b"data: {\n\ndata: [DONE]\n\n",
     "no object": b"data: 1\n\ndata: [DONE]\n\n",
@@ -158,3 +165,20 @@ def test_what_decides_whether_an_answer_may_be_kept() -> None:
     assert found.tools == ["weather", "traffic"]
     assert look(b'{"choices":[{"message":{"function_call":{"name":"pay"}}}]}') == ([""], ["pay"])
     assert look(b"{") is None
+
+
+UNTOLD = {
+    "no Unicode": b'{"choices":[{"message":{"content":"\xff"}}]}',
+    "no json": b"{",
+    "no object": b"[]",
+    "a choice that is none": b'{"choices":[1]}',
+    "a call that is none": b'{"choices":[{"message":{"tool_calls":[5]}}]}',
+    "a text that is none": b'{"choices":[{"text":5}]}',
+    "too deep": b'{"a":' * 5000,
+}
+
+
+@pytest.mark.parametrize("whole", UNTOLD.values(), ids=UNTOLD)
+def test_what_cannot_be_told_as_a_stream_is_not_begun_and_not_kept(whole: bytes) -> None:
+    assert replay(whole, True, False) is None
+    assert look(whole) is None
