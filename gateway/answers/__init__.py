@@ -66,6 +66,7 @@ class Kept(msgspec.Struct, frozen=True, array_like=True, gc=False):
     asked: bytes = b""  # a digest of what was asked, where the key does not hold that
     id: str = ""  # of the request that it answered first
     model: str = ""  # that was asked, where the key does not hold that; empty: that of the question
+    rules: bytes = b""  # a digest of the policies that it was answered under, where the key does not hold that
 
     def origin(self, question: Question) -> tuple[str, str, str]:
         """Whose generations it was made under: a team, a key, a model."""
