@@ -47,6 +47,7 @@ class Questions:
         rules = [rule for use in config.policies if use.use == "safety" for rule in _rules(use)]
         self._masks = any(rule.get("action") == "mask" for rule in rules)
         self._changing = [rule.get("teams") for rule in rules if _changes(rule)]  # of which teams they change questions
+        self.rules = hmac.digest(b"revision of policies", msgspec.json.encode(_plain(config.policies)), "sha256")
         self._groups = {team: sorted(group) for group in groups for team in group}
         self._teams = teams
         # By endpoint and model: how what is asked begins, and the headers that count.

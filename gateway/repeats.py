@@ -28,10 +28,12 @@ class Claim(NamedTuple):
 class Repeats:
     """Belongs to one event loop."""
 
-    def __init__(self, store: Store, tenants: Tenants, seconds: float) -> None:
+    def __init__(self, store: Store, tenants: Tenants, seconds: float, rules: bytes) -> None:
+        """rules: a digest of all policies.  What was answered under others is not answered again."""
         self._store = store
         self._tenants = tenants
         self._ns = int(seconds * 1e9)
+        self._rules = rules
 
     async def claim(self, x: Exchange, word: bytes, keep: bool) -> Claim | Kept:
         """What was answered, or the right to answer.  keep: an answer may be looked up and kept.
@@ -61,7 +63,8 @@ class Repeats:
         try:
             if body is not None and claim.now is not None:
                 at, (_, _, team, caller, model) = time.time_ns(), claim.question
-                kept = Kept(body, at, at + self._ns, cost, team, caller, claim.now, claim.asked, model=model)
+                until, asked = at + self._ns, claim.asked
+                kept = Kept(body, at, until, cost, team, caller, claim.now, asked, "", model, self._rules)
                 self._store.put(claim.question, kept)
         finally:
             self._store.release(claim.question)
@@ -85,6 +88,8 @@ class Repeats:
         found = await self._store.get(question)
         if found.kept is not None and found.kept.asked != asked:
             raise _other()
+        if found.kept is not None and found.kept.rules != self._rules:
+            return Found(None, found.now)
         if found.kept is not None and x.stream and x.dialect.replay(found.kept.body, False, False) is None:
             return Found(None, found.now)  # no stream can be made of it
         return found

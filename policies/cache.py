@@ -120,7 +120,7 @@ class Cache(Policy[_Seat]):
         tenants = Tenants(said.secret.get_secret_value().encode() if said.secret else secrets.token_bytes(32))
         self._store = answers.open(said.store, said.memory_mb * 1_048_576)
         self._questions = Questions(config, targets, tenants, said.share, said.groups, teams)
-        self._repeats = Repeats(self._store, tenants, said.idempotency_ttl)
+        self._repeats = Repeats(self._store, tenants, said.idempotency_ttl, self._questions.rules)
         self._teams = None if said.teams is None else frozenset(said.teams)
         self._tools = frozenset(said.tools)
         self._ttl = int(said.ttl * 1e9)

@@ -2,7 +2,7 @@
 
 A question is known by an HMAC under its tenant's secret, so that no two tenants can have one key, whatever they ask.
 An entry says under which generations it was made: of all entries, of a team, of a key, of a model.  To empty one of
-them begins its next generation; what was made before is no longer valid, wherever it lies.
+them begins another generation; what was made before is no longer valid, wherever it lies.
 """
 
 from __future__ import annotations
@@ -66,6 +66,7 @@ class Kept(msgspec.Struct, frozen=True, array_like=True, gc=False):
     asked: bytes = b""  # a digest of what was asked, where the key does not hold that
     id: str = ""  # of the request that it answered first
     model: str = ""  # that was asked, where the key does not hold that; empty: that of the question
+    rules: bytes = b""  # a digest of the policies that it was answered under, where the key does not hold that
 
     def origin(self, question: Question) -> tuple[str, str, str]:
         """Whose generations it was made under: a team, a key, a model."""
@@ -112,7 +113,7 @@ class Store(Protocol):
         """By who has claimed it.  Never awaits.  What was put before is found by whoever claims it next."""
 
     async def forget(self, what: str) -> bool:
-        """Begins the next generation of `what` (see `mark`).  False: the store cannot be asked now."""
+        """Begins another generation of `what` (see `mark`).  False: the store cannot be asked now."""
 
     async def aclose(self) -> None: ...
 

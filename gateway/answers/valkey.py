@@ -7,6 +7,9 @@ and logged.
 
 A claim lies there for HELD seconds and is renewed until it is released, so that it ends with the gateway that holds it.
 Each gateway knows its own, and holds to them while the server is away; they are told to it when it is there again.
+
+Generations are numbers drawn at random, in one hash that every look-up reads.  Where the server has evicted it, that of
+everything begins anew, and no entry from before is valid: whether it was forgotten is not known any more.
 """
 
 from __future__ import annotations
@@ -16,12 +19,13 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
+from random import getrandbits
 from typing import Final, TypeVar, cast
 
 from redis.exceptions import ResponseError
 
-from gateway.answers import Found, Generations, Kept, Question, claimed, marks, seal, seal_claim, unseal
+from gateway.answers import ALL, Found, Generations, Kept, Question, claimed, marks, seal, seal_claim, unseal
 from gateway.valkey import ANSWER, AWAY, PREFIX, PROBE, connect
 
 WAITING: Final = 16 * 1024 * 1024  # bytes of entries that may wait to be written
@@ -30,7 +34,8 @@ QUIET: Final = 60.0  # seconds between two complaints
 HELD: Final = 10.0  # seconds that a claim outlives its gateway; it is renewed three times in them
 _ENTRY: Final = f"{PREFIX}answer ".encode()
 _CLAIM: Final = f"{PREFIX}claim ".encode()
-_MARK: Final = f"{PREFIX}generation "
+_MARKS: Final = f"{PREFIX}generations"
+_DRAWN: Final = 62  # bits of a generation: none comes twice
 
 # KEYS[1] is held by ARGV[1] for ARGV[2] ms, 0: no more.  Answers what another put there, which stays.
 _HOLD: Final = """
@@ -79,8 +84,7 @@ class ValkeyStore:
         if self.away:
             return Found(None, None)
         own = marks(question.team, question.caller, question.model)
-        data, *told = await self._ask(_ENTRY + question.key, *own)
-        now = _generations(told)
+        data, now = await self._ask(own, _ENTRY + question.key)
         if now is None or data is None:
             return Found(None, now)
         kept = unseal(question, data)
@@ -89,7 +93,7 @@ class ValkeyStore:
             return Found(None, now)
         valid: Generations | None = now
         if (origin := kept.origin(question)) != question[2:]:
-            valid = _generations(await self._ask(*marks(*origin)))
+            _, valid = await self._ask(marks(*origin), _ENTRY)
         if kept.made != valid or kept.until <= time.time_ns():
             return Found(None, now)
         return Found(kept, now)
@@ -140,7 +144,7 @@ class ValkeyStore:
     async def forget(self, what: str) -> bool:
         try:
             async with asyncio.timeout(self._patience * 3):
-                await self._redis.incr(_MARK + what)
+                await self._redis.hset(_MARKS, what, str(getrandbits(_DRAWN)))
         except AWAY as error:
             self._leave(error)
             return False
@@ -157,14 +161,29 @@ class ValkeyStore:
                 await asyncio.wait({self._writer}, timeout=ANSWER)
         await self._redis.aclose()
 
-    async def _ask(self, *keys: str | bytes) -> list[bytes | None]:
-        """What lies there; nothing, for all of them, where the server is away.  A str is the name of a generation."""
-        names = [_MARK + key if isinstance(key, str) else key for key in keys]
+    async def _ask(self, what: Sequence[str], entry: bytes) -> tuple[bytes | None, Generations | None]:
+        """What lies there, and the generations of these; neither where the server is away."""
+        pipe = self._redis.pipeline(transaction=False)
+        pipe.get(entry)
+        pipe.hmget(_MARKS, what)
         try:
-            return cast("list[bytes | None]", await self._wait(self._redis.mget(names)))
+            data, told = await self._wait(pipe.execute())
+            if told[0] is None:
+                told[0] = await self._start()
         except AWAY as error:
             self._leave(error)
-            return [None, *[b"?"] * (len(keys) - 1)]
+            return None, None
+        return data, _generations(told)
+
+    async def _start(self) -> bytes | None:
+        """The generation of everything, where there was none.  None: the server takes nothing."""
+        pipe = self._redis.pipeline(transaction=False)
+        pipe.hsetnx(_MARKS, ALL, str(getrandbits(_DRAWN)))
+        pipe.hget(_MARKS, ALL)
+        refused, told = await self._wait(pipe.execute(raise_on_error=False))
+        if isinstance(refused, Exception):
+            self._complain(f"the cache's server takes no generations ({_word(refused)})")
+        return cast("bytes | None", told)
 
     async def _wait(self, answer: Awaitable[T]) -> T:
         """No longer than the server has, which answers several times to a new connection.  Raises what AWAY names."""
@@ -267,8 +286,10 @@ class ValkeyStore:
 
 def _generations(told: list[bytes | None]) -> Generations | None:
     """None where they are not known."""
+    if told[0] is None:
+        return None
     try:
-        every, model, team, key = (int(one or 0) for one in told)
+        every, model, team, key = (int(one or b"0") for one in told)
     except ValueError:
         return None
     return every, model, team, key

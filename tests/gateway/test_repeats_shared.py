@@ -20,7 +20,7 @@ from gateway import opened
 from gateway.answers import valkey as stores
 from gateway.valkey import ANSWER
 from tests.gateway.test_repeats import ask, key
-from tests.policies.test_cache_shared import settings
+from tests.policies.test_cache_shared import settings, written
 from tests.processes import serving
 from tests.running import KEY, Running, running
 from tests.scripted import Asked, Scripted, plain, scripted
@@ -409,3 +409,25 @@ async def test_a_call_without_the_header_asks_the_server_no_more_than_before(ser
     assert {name: count for name, count in after.items() if name.split("|")[0] not in ("client", "hello")} == {
         "mget": 10
     }
+
+
+async def test_what_was_answered_before_the_rules_changed_is_judged_by_those_of_now(server: Valkey) -> None:
+    rule = {"use": "words", "words": ["zephyr"], "action": "block", "stages": ["input"]}
+    async with scripted(plain) as up:
+        told = settings(up.url, server)
+        async with running(told) as gateway:
+            for word in ("one", "two"):
+                assert (await ask(gateway, word, "about zephyr" if word == "one" else "hi")).status_code == 200
+            await written(gateway)
+        async with running(told) as gateway:  # the same rules
+            assert "idempotent-replayed" in (await ask(gateway, "one", "about zephyr")).headers
+        changed = told | {"policies": [*told["policies"], {"use": "safety", "assessors": [rule]}]}
+        async with running(changed) as gateway:
+            assert (await ask(gateway, "one", "something else")).status_code == 422
+            refused = await ask(gateway, "one", "about zephyr")
+            assert (refused.status_code, refused.json()["error"]["code"]) == (403, "blocked_by_safety")
+            anew = await ask(gateway, "two")
+            assert (anew.status_code, "idempotent-replayed" in anew.headers) == (200, False)
+            await written(gateway)
+            assert "idempotent-replayed" in (await ask(gateway, "two")).headers
+        assert len(up.asked) == 3

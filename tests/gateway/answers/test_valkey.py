@@ -112,9 +112,33 @@ async def test_every_byte_of_an_entry_is_sealed(store: ValkeyStore, server: Valk
     assert store.defects == len(data)
 
 
+@pytest.mark.parametrize("what", ["all", "model m", "team red", "key red web"])
+async def test_what_was_forgotten_stays_so_when_the_server_evicts_that_it_was(
+    store: ValkeyStore, server: Valkey, what: str
+) -> None:
+    await keep(store, question())
+    assert await store.forget(what)
+    assert await body(store, question()) is None
+    assert server.say("DEL", "{tollkeeper}:generations") == ":1"
+    assert await body(store, question()) is None
+    await keep(store, question(), b"anew")
+    assert await body(store, question()) == b"anew"
+    with Redis(port=server.port) as wire:
+        assert len(wire.keys("*")) == 2  # type: ignore[arg-type]  # the entry, and what can be evicted at once only
+
+
+async def test_two_gateways_that_begin_a_generation_at_once_begin_the_same(server: Valkey) -> None:
+    stores = [ValkeyStore(server.url, patience=5.0) for _ in range(4)]
+    told = await asyncio.gather(*[store.get(question()) for store in stores for _ in range(5)])
+    assert len({found.now for found in told}) == 1
+    assert told[0].now is not None
+    for store in stores:
+        await store.aclose()
+
+
 async def test_a_generation_that_is_no_number_is_a_miss(store: ValkeyStore, server: Valkey) -> None:
     await keep(store, question(b"a"))
-    assert server.say("SET", "{tollkeeper}:generation all", "junk") == "+OK"
+    assert server.say("HSET", "{tollkeeper}:generations", "all", "junk") == ":0"
     assert await store.get(question(b"a")) == (None, None)
 
 
@@ -132,6 +156,17 @@ async def test_a_full_server_keeps_nothing_more_and_answers_what_it_has(store: V
         assert await body(store, question(b"a")) == b"an answer"
     finally:
         server.say("CONFIG", "SET", "maxmemory", "0")
+
+
+async def test_a_full_server_that_has_no_generations_keeps_nothing(store: ValkeyStore, server: Valkey) -> None:
+    server.say("FLUSHALL")
+    server.say("CONFIG", "SET", "maxmemory", "1")
+    try:
+        assert await store.get(question()) == (None, None)
+        assert not store.away
+    finally:
+        server.say("CONFIG", "SET", "maxmemory", "0")
+    assert (await store.get(question())).now is not None
 
 
 async def test_more_than_may_wait_is_lost_and_counted(store: ValkeyStore) -> None:
@@ -169,7 +204,7 @@ async def test_a_server_that_answers_in_time_is_not_left_because_a_connection_ta
         wire.delay = 0.04
         store = ValkeyStore(wire.url)
         assert await store.claim(question(), b"a" * 32) is None
-        assert await store.get(question()) == (None, (0, 0, 0, 0))
+        assert (await store.get(question())).now is not None
         assert not store.away
         store.release(question())
         await store.aclose()
