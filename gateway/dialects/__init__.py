@@ -40,6 +40,10 @@ NAME: Final = -1  # last in a Place: not the value is meant but the field's own 
 LOGPROBS: Final = "logprobs"  # last in a Place: all tokens in it, as one text, which can only be dropped
 
 
+class Ambiguous(ValueError):
+    """A text that its readers may read in two ways, so that what is judged might not be what is read."""
+
+
 class Part(NamedTuple):
     """A string in a call or in an answer, with what it is for the one who reads it."""
 
@@ -110,7 +114,7 @@ class Dialect(Protocol):
     def read_said(self, data: bytes) -> tuple[list[Part], list[Place]]:
         """Every text in an answer, or in one event of it; and the groups that end with it, or what these begin with.
 
-        Raises ValueError where it is no JSON.
+        Raises ValueError where it is no JSON, Ambiguous where a field stands twice in it.
         """
 
     def write_texts(self, data: bytes, changes: Mapping[Place, str | None]) -> bytes:
