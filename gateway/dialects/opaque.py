@@ -45,7 +45,7 @@ class OpaqueReader:
 
     __slots__ = ("_events", "_held", "_json", "_usage", "answer", "failure", "rejected")
 
-    def __init__(self, events: bool, json: bool, charset: str) -> None:
+    def __init__(self, events: bool, json: bool, charset: str = "") -> None:
         self.answer = Answer(charset=charset)
         self.failure: UpstreamError | None = None
         self.rejected = ""

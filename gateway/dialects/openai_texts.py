@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import msgspec
 
-from gateway.dialects import LOGPROBS, NAME, Part, Place
+from gateway.dialects import LOGPROBS, NAME, Ambiguous, Part, Place
 from gateway.dialects.openai_lanes import NAMES, group_of, growing, placed, tokens
 
 _DEEPEST: Final = 200  # levels; parsers differ beyond
@@ -74,6 +74,7 @@ _WORDS: Final = (
         "content_filter_results prompt_filter_results".split()
     )
 )
+_NAMED: Final = re.compile(rb'(?<!\\)"\s*:')
 _TYPES: Final = frozenset({"object", "string", "number", "integer", "boolean", "array", "null"})
 _decode = msgspec.json.Decoder().decode
 _fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
@@ -109,7 +110,10 @@ def read_asked(body: bytes) -> list[Part]:
 
 
 def read_said(data: bytes) -> tuple[list[Part], list[Place]]:
-    """Every text in an answer, or in one event of it; and the groups that end with it, or what these begin with."""
+    """Every text in an answer, or in one event of it; and the groups that end with it, or what these begin with.
+
+    Raises ValueError where it is no JSON, Ambiguous where a field stands twice in it.
+    """
     said = _read(data)
     found: list[Part] = []
     ended: list[Place] = []
@@ -166,12 +170,19 @@ def write_texts(data: bytes, changes: Mapping[Place, str | None]) -> bytes:
 
 
 def _read(data: bytes) -> Any:
-    """As clients read it.  Raises ValueError where it is no JSON."""
+    """As clients read it.  Raises ValueError where it is no JSON, or could be read in two ways."""
     try:
-        return _decode(_without_numbers(data) if b'"embedding"' in data else data)
-    except (msgspec.DecodeError, RecursionError):
+        said = _decode(_without_numbers(data) if b'"embedding"' in data else data)
+        again = _encode(said)
+        # The same number of names stand in both, as a quote and a colon tell them; not so behind a backslash.
+        if again != data and (b"\\\\" in data or len(_NAMED.findall(again)) != len(_NAMED.findall(data))):
+            json.loads(data, object_pairs_hook=_once)
+        return said
+    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
         try:  # clients take halves of characters, byte order marks and UTF-16
-            return json.loads(data)
+            return json.loads(data, object_pairs_hook=_once)
+        except Ambiguous:
+            raise
         except (ValueError, RecursionError) as error:
             raise ValueError("not JSON that can be read") from error
 
@@ -268,7 +279,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Parsers disagree on which of two fields of one name counts: what is judged might not be what is read."""
     fields = dict(pairs)
     if len(fields) != len(pairs):
-        raise ValueError("a field is given twice")
+        raise Ambiguous("a field is given twice")
     return fields
 
 

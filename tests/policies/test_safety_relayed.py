@@ -10,7 +10,7 @@ import pytest
 from tests.policies.test_safety import SECRET, SHOWN, safety
 from tests.policies.test_safety_lanes import HALF, REDACT, REST, native
 from tests.running import config, running
-from tests.scripted import Asked, scripted
+from tests.scripted import DONE, Asked, event, say, scripted
 
 
 def hidden(text: str) -> bytes:
@@ -101,6 +101,54 @@ async def test_what_two_clients_read_as_two_texts_is_refused(kind: str, charset:
     response = await relayed(body if "event" in kind else body[6:], f"{kind}; charset={charset}")
     assert "blocked_by_safety" in response.text
     assert "+AEE-" not in response.text
+
+
+TWICE = [
+    '{"choices":[{"index":0,"message":{"role":"assistant","content":"It is SECRET","content":"fine"},"finish_reason":"stop"}]}',
+    '{"choices": [{"index": 0, "delta": {"content": "It is SECRET", "content" : "fine"}}]}',
+    '{"a\\\\": "SECRET", "a\\\\": ""}',
+    '{"x": "\\u0022:", "a": ": SECRET", "a": ""}',
+    '{"content": "SECRET", "\\u0063ontent": "\\ud83d"}',
+    '{"data": [{"embedding": [0.5], "text": "SECRET", "text": ""}]}',
+    '{"data": [{"embedding": [0.5]}], "data": [], "model": "SECRET"}',
+]
+
+
+@pytest.mark.parametrize("text", TWICE)
+@pytest.mark.parametrize("kind", ["application/json", "text/event-stream", "text/plain"])
+async def test_an_answer_that_says_a_field_twice_is_refused(text: str, kind: str) -> None:
+    body = text.replace("SECRET", SECRET).encode()
+    if "event" in kind:
+        body = b"data: " + body + b"\n\n"
+    elif "plain" in kind:
+        body = b'{"a":1}\n' + body
+    response = await relayed(body, kind)
+    assert SECRET not in response.text
+    assert "blocked_by_safety" in response.text
+    assert "cannot read" in response.text
+
+
+async def test_a_chat_that_says_a_field_twice_is_refused() -> None:
+    async def script(asked: Asked) -> None:
+        text = TWICE[bool(asked.json.get("stream"))].replace("SECRET", SECRET).encode()
+        if asked.json.get("stream"):
+            await say(asked, [b"data: " + text + b"\n\n", event({}, "stop"), DONE])
+        else:
+            await asked.wire.whole(200, text)
+
+    async with scripted(script) as up, running(config(up.url, policies=REDACT)) as gateway:
+        for stream in (True, False):
+            response = await gateway.chat(stream=stream)
+            assert SECRET not in response.text
+            assert "blocked_by_safety" in response.text
+
+
+async def test_what_only_looks_like_a_field_twice_is_not_refused() -> None:
+    text = '{ "a" : ": x", "b": "\\":\\":", "c\\\\": {"a": 1.50}, "d": [{"a": "\\\\"}, {"a": "\\u0022:"}] }'
+    for kind in ("application/json", "text/event-stream"):
+        body = text.encode() if "json" in kind else b"data: " + text.encode() + b"\n\n"
+        response = await relayed(body, kind)
+        assert text in response.text
 
 
 async def test_a_compressed_answer_is_refused() -> None:
