@@ -17,7 +17,7 @@ from typing import Any, Final
 import msgspec
 
 from gateway.dialects import LOGPROBS, NAME, Ambiguous, Part, Place
-from gateway.dialects.openai_lanes import NAMES, group_of, growing, placed, tokens
+from gateway.dialects.openai_lanes import NAMES, continued, growing, index, item, message, opening, placed, tokens
 
 _DEEPEST: Final = 200  # levels; parsers differ beyond
 
@@ -119,20 +119,18 @@ def read_said(data: bytes) -> tuple[list[Part], list[Place]]:
     ended: list[Place] = []
     if not isinstance(said, dict):
         _walk(said, (), "output", found, False)
-        return [placed(part, said) for part in found], ended
+        return [item(part, said) if isinstance(said, list) else placed(part, said) for part in found], ended
     choices = said.get("choices")
     if isinstance(choices, list):
         for at, choice in enumerate(choices):
             if isinstance(choice, dict):
-                index = choice.get("index", at)
-                group: Place = ("choice", index if isinstance(index, int) else at)
-                _choice(choice, at, group, said, found)
+                group: Place = ("choice", index(choice.get("index"), at))
+                _choice(choice, at, group, found)
                 if choice.get("finish_reason") is not None:
                     ended.append(group)
             else:
                 _walk(choice, ("choices", at), "output", found, False)
     event = said.get("type")
-    marks = group_of(said) if isinstance(event, str) else ()
     shaped = isinstance(choices, list) or (isinstance(event, str) and event.startswith(_TYPED))
     for name, value in said.items():
         if name == "choices" and isinstance(choices, list):
@@ -145,7 +143,9 @@ def read_said(data: bytes) -> tuple[list[Part], list[Place]]:
             parts = found[before:]
             if "arguments" in event or "_call" in event:
                 parts = [part._replace(kind="tool_arguments") if part.text else part for part in parts]
-            found[before:] = [growing(part, said, 0, (event,), marks) for part in parts]
+            found[before:] = [continued(part, said, event) for part in parts]
+        elif shaped and isinstance(event, str):
+            found[before:] = [opening(part, said, event) for part in found[before:]]
         elif not shaped:
             found[before:] = [placed(part, said) for part in found[before:]]
     if isinstance(event, str) and event.endswith(_ENDS):
@@ -203,7 +203,7 @@ def _without_numbers(data: bytes) -> bytes:
     return _encode(fields | {"data": rows})
 
 
-def _choice(choice: dict[str, Any], at: int, group: Place, said: Any, found: list[Part]) -> None:
+def _choice(choice: dict[str, Any], at: int, group: Place, found: list[Part]) -> None:
     for name, value in choice.items():
         before = len(found)
         if name not in _WORDS:
@@ -212,7 +212,7 @@ def _choice(choice: dict[str, Any], at: int, group: Place, said: Any, found: lis
         if name in ("delta", "text", LOGPROBS):
             found[before:] = [growing(part, choice, 2, group) for part in found[before:]]
         elif name == "message":
-            found[before:] = [placed(part, said) for part in found[before:]]
+            found[before:] = [message(part, choice, group) for part in found[before:]]
 
 
 def _field(name: str, value: Any, place: Place, kind: str, found: list[Part], free: bool) -> None:
