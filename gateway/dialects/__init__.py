@@ -37,6 +37,7 @@ class Looked(NamedTuple):
 
 Place = tuple[str | int, ...]  # the way to a value in JSON: names of fields, and places in lists from 0
 NAME: Final = -1  # last in a Place: not the value is meant but the field's own name, which cannot be written anew
+NUMBER: Final[Place] = ("number",)  # group of a Part that is a number in JSON: whole, and a string where it is changed
 LOGPROBS: Final = "logprobs"  # last in a Place: all tokens in it, as one text, which can only be dropped
 
 

@@ -80,7 +80,7 @@ def continued(part: Part, event: dict[str, Any], type_: str) -> Part:
 def opening(part: Part, event: dict[str, Any], type_: str) -> Part:
     """A part of an event that begins what deltas go on with, as one of theirs; of any other as it is."""
     place = part.place
-    if part.kind == "media" or place[-1] == NAME or not type_.endswith(("_start", ".added")):
+    if part.kind == "media" or part.group or place[-1] == NAME or not type_.endswith(("_start", ".added")):
         return part
     if type_ == "content_block_start" and place[0] == "content_block":
         return _begun(part, event, "content_block", place[1:])
@@ -132,7 +132,7 @@ def growing(part: Part, root: Any, depth: int, lane: Place, marks: Place = ()) -
     what tells it from others that events of this type tell, which a reader may join.
     """
     last = part.place[-1]
-    if part.kind == "media" or last == NAME or (last in WHOLE and len(part.place) > 1):
+    if part.kind == "media" or part.group or last == NAME or (last in WHOLE and len(part.place) > 1):
         return part
     text = part.kind != "tool_arguments" and last != LOGPROBS
     steps, joined = _steps(part.place[depth:], root, text)
@@ -143,7 +143,7 @@ def growing(part: Part, root: Any, depth: int, lane: Place, marks: Place = ()) -
 def placed(part: Part, root: Any) -> Part:
     """Unless it is whole by its name or its looks, a part that what stands at the same place follows on from."""
     last = next((step for step in reversed(part.place) if isinstance(step, str)), "")
-    if part.kind == "media" or part.place[-1:] == (NAME,) or last in WHOLE or last == LOGPROBS:
+    if part.kind == "media" or part.group or part.place[-1:] == (NAME,) or last in WHOLE or last == LOGPROBS:
         return part
     if _LABEL.search(last) or _STAMP.fullmatch(part.text):
         return part

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import msgspec
 
-from gateway.dialects import LOGPROBS, NAME, Ambiguous, Part, Place
+from gateway.dialects import LOGPROBS, NAME, NUMBER, Ambiguous, Part, Place
 from gateway.dialects.openai_lanes import NAMES, continued, growing, index, item, message, opening, placed, tokens
 
 _DEEPEST: Final = 200  # levels; parsers differ beyond
@@ -75,6 +75,7 @@ _WORDS: Final = (
     )
 )
 _NAMED: Final = re.compile(rb'(?<!\\)"\s*:')
+_SHORTEST: Final = 10_000_000  # no number of less than eight digits is looked for
 _TYPES: Final = frozenset({"object", "string", "number", "integer", "boolean", "array", "null"})
 _decode = msgspec.json.Decoder().decode
 _fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
@@ -236,6 +237,16 @@ def _field(name: str, value: Any, place: Place, kind: str, found: list[Part], fr
             found.append(Part((*place, name), "", "media"))
         free = free or name not in _OURS or (kind == "tool_arguments" and name in _OBJECTS)
         _walk(value, (*place, name), "tool_arguments" if name in _ARGUMENTS else kind, found, free)
+    elif free and name not in NAMES:
+        _number(value, (*place, name), "tool_arguments" if name in _ARGUMENTS else kind, found)
+
+
+def _number(value: Any, place: Place, kind: str, found: list[Part]) -> None:
+    """One that could be somebody's, where no schema says what it is."""
+    if not isinstance(value, int | float) or abs(value) < _SHORTEST or kind == "tool_definitions":
+        return
+    whole = int(value) if isinstance(value, float) and value.is_integer() else value
+    found.append(Part(place, str(whole), kind, group=NUMBER))
 
 
 def _walk(value: Any, place: Place, kind: str, found: list[Part], free: bool) -> None:
@@ -249,6 +260,8 @@ def _walk(value: Any, place: Place, kind: str, found: list[Part], free: bool) ->
         for at, item in enumerate(value):
             if isinstance(item, dict | list | str):
                 _walk(item, (*place, at), kind, found, free)
+            elif free:
+                _number(item, (*place, at), kind, found)
     elif isinstance(value, dict):
         role, type_ = (word if isinstance(word, str) else "" for word in (value.get("role"), value.get("type")))
         called = ""  # what its arguments are: of a call, not of a message that calls itself one
