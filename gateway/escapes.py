@@ -22,7 +22,7 @@ _LETTERS: Final = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f"}
 class Escapes:
     """A source that arrives in pieces.  Halves of characters become marks: no pattern asks for them."""
 
-    __slots__ = ("_carry", "_plain", "_plains", "_raws", "_size")
+    __slots__ = ("_begins", "_carry", "_inside", "_json", "_looked", "_pieces", "_plain", "_plains", "_raws", "_size")
 
     def __init__(self) -> None:
         self._carry = ""  # an escape that is not complete
@@ -30,6 +30,11 @@ class Escapes:
         self._plain = 0  # of the text
         self._plains: list[int] = []  # where an escape's character ends in the text …
         self._raws: list[int] = []  # … and where the escape ends in the source
+        self._json: bool | None = None  # does it begin as an object or a list does?  None: it has not begun
+        self._pieces: list[str] = []  # the source, without a part of an escape at an end …
+        self._begins: list[int] = []  # … and where each of them begins
+        self._inside = [False]  # do they begin within a string?  Of those that somebody asked about
+        self._looked = (0, 0, False)  # (piece, place in it, is that within a string): the last answer
 
     def feed(self, piece: str, final: bool = False) -> str:
         """The text of what is complete."""
@@ -39,6 +44,10 @@ class Escapes:
             self._carry, raw = raw[tail.start() :], raw[: tail.start()]
         else:
             self._carry = ""
+        self._pieces.append(raw)
+        self._begins.append(self._size)
+        if self._json is None and (begun := raw.lstrip()):
+            self._json = begun[0] in "{["
         if "\\" not in raw:
             self._size += len(raw)
             self._plain += len(raw)
@@ -68,19 +77,53 @@ class Escapes:
 
     def forget(self, place: int) -> None:
         """What lies before a place in the text is not asked for again.  Half by half, so that time stays linear."""
-        plains = self._plains
+        begins, plains, source = self._begins, self._plains, self.source(place)
+        if begins and begins[len(begins) // 2] < source and (gone := bisect_right(begins, source) - 1) > 0:
+            self._in_string(begins[gone])
+            del begins[:gone], self._pieces[:gone], self._inside[:gone]
+            self._looked = (0, 0, self._inside[0])
         if plains and plains[len(plains) // 2] < place and (gone := bisect_right(plains, place) - 1) > 0:
             del plains[:gone], self._raws[:gone]
 
     def placed(self, one: Found) -> Found:
-        """A place in the text as one in the source, with a replacement that may stand there."""
+        """A place in the text as one in the source, with a replacement that may stand there: for a number, a string."""
+        there = self.located(one)
         written = one.replacement and msgspec.json.encode(one.replacement)[1:-1].decode()
-        return one._replace(start=self.source(one.start), end=self.source(one.end), replacement=written)
+        if written is not None and self._json and not self._in_string(there.start):
+            written = f'"{written}"'
+        return there._replace(replacement=written)
+
+    def located(self, one: Found) -> Found:
+        """The same with its replacement as it is."""
+        return one._replace(start=self.source(one.start), end=self.source(one.end))
+
+    def _in_string(self, place: int) -> bool:
+        """Of the source."""
+        if not self._begins:
+            return False
+        last = max(bisect_right(self._begins, place) - 1, 0)
+        while len(self._inside) <= last:
+            self._inside.append(self._inside[-1] ^ _turns(self._pieces[len(self._inside) - 1]))
+        piece, at, inside = self._looked
+        offset = max(place - self._begins[last], 0)
+        if piece != last or offset < at:
+            at, inside = 0, self._inside[last]
+        inside ^= _turns(self._pieces[last][at:offset])
+        self._looked = last, offset, inside  # the next one asked about is mostly a little behind
+        return inside
 
     @property
     def size(self) -> int:
         """Characters of the text so far."""
         return self._plain
+
+
+def _turns(source: str) -> bool:
+    """Does it end in a string if it does not begin in one, and the reverse?"""
+    quotes = source.count('"')
+    if "\\" in source:
+        quotes -= sum(escape[2] == '"' for escape in _ESCAPE.finditer(source))
+    return quotes % 2 == 1
 
 
 def _doubled(text: str, at: int) -> bool:

@@ -16,7 +16,8 @@ from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Any, Final, TypeVar
 
-from gateway.dialects import LOGPROBS, NAME, Dialect, Part, Place, sse
+from gateway import charsets, documents
+from gateway.dialects import LOGPROBS, NAME, Ambiguous, Dialect, Part, Place, sse
 from gateway.lanes import Judge, Lane, Lanes, Piece, Unjudged
 from gateway.patterns import HELD, Found, merged
 
@@ -69,9 +70,11 @@ class Holding:
         characters: int = HELD,
     ) -> None:
         self._dialect = dialect
+        self.charset = ""  # of a relayed answer, as gateway/charsets.py tells it
+        self._judge = judge
         self._unjudged = unjudged  # told of what cannot be read; raises to stop the answer
         self._seconds = seconds
-        self._splitter = sse.Splitter() if stream else None
+        self._splitter = sse.Splitter(MOST) if stream else None
         self._whole: list[bytes] = []  # of an answer that is not streamed
         self._queue: deque[_Event] = deque()
         self._ready: list[_Event] = []  # before the queue: what waits for nothing any more
@@ -98,9 +101,13 @@ class Holding:
             self._count(len(raw))
             self._whole.append(raw)
             return await self._take_whole(b"".join(self._whole)) if last else b""
+        if not charsets.in_events(self.charset):
+            self._unjudged("events in this charset")
         for event in self._splitter.feed(raw):
             await self._take_event(event)
         if last:
+            if rest := self._splitter.close():
+                await self._take_event(rest)
             await self._finish()
         return await self._leave(last)
 
@@ -153,39 +160,59 @@ class Holding:
     # ── what arrives ────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _take_whole(self, raw: bytes) -> bytes:
-        if not raw:
-            return raw
         try:
-            parts, _ = await _aside(len(raw), self._dialect.read_said, raw)
+            text = await _aside(len(raw), charsets.as_utf8, raw, self.charset)
+        except ValueError as error:
+            self._unjudged(str(error))
+            return raw
+        left = await self._take_body(text) if text else text
+        return raw if left == text else await _aside(len(left), charsets.back, left, self.charset)
+
+    async def _take_body(self, raw: bytes) -> bytes:
+        read = self._dialect.read_said
+        try:
+            parts, _ = await _aside(len(raw), read, raw)
+        except Ambiguous:
+            self._unjudged("an answer that can be read in two ways")
+            return raw
         except ValueError:
             return await self._take_text(raw)
-        return (await self._take_all([(raw, parts)]))[0]
+        return (await self._take_all([(raw, parts, True)]))[0]
 
     async def _take_text(self, raw: bytes) -> bytes:
-        """No JSON: text by itself, or lines of JSON, or what nobody here can read."""
+        """No JSON: events whatever they call themselves, several documents, text, or what nobody here can read."""
+        if documents.are_events(raw):
+            self._splitter = sse.Splitter(MOST)
+            for event in self._splitter.feed(raw.rstrip(b"\r\n") + b"\n\n"):
+                await self._take_event(event)
+            await self._finish()
+            return await self._leave(True)
         try:
-            text = raw.decode()
-        except UnicodeDecodeError:
-            self._unjudged("an answer that is not text")
+            said = await _aside(len(raw), documents.read_each, raw, self._dialect.read_said)
+        except ValueError as error:
+            self._unjudged(str(error))
             return raw
-        try:
-            lines = await _aside(len(raw), self._lines, raw)
-        except ValueError:
-            await self._take_parts(event := _Event(raw, b"", None), [Part((), text, "output")])
-            return (await _aside(len(raw), self._written, event.pieces[0])).encode() if event.pieces else raw
-        return b"\n".join(await self._take_all(lines))
+        return b"".join(await self._take_all(said))
 
-    def _lines(self, raw: bytes) -> list[tuple[bytes, Sequence[Part]]]:
-        read = self._dialect.read_said
-        return [(line, read(line)[0] if line.strip() else []) for line in raw.split(b"\n")]
+    async def _look_behind(self, event: _Event) -> None:
+        """What only those find in a text who read its escapes cannot be taken out of it."""
+        text = self._written(event.pieces[0], kept=True) if event.pieces else event.raw.decode()
+        plain = await _aside(len(text), documents.unescaped, text)
+        if plain != text and (judge := self._judge("output", True)) is not None:
+            await judge.hear(plain, True, False)
+            if any(edit.label for edit in judge.edits):
+                self._unjudged("escapes in a text")
 
-    async def _take_all(self, said: Sequence[tuple[bytes, Sequence[Part]]]) -> list[bytes]:
+    async def _take_all(self, said: Sequence[documents.Read]) -> list[bytes]:
         """An answer that is whole, in one or several; each as it leaves."""
-        await _aside(self._held, self._lanes.whole, (part for _, parts in said for part in parts))
-        for raw, parts in said:
-            self._ready.append(event := _Event(raw, b"", raw))
+        await _aside(self._held, self._lanes.whole, (part for _, parts, _ in said for part in parts))
+        for raw, parts, is_json in said:
+            self._ready.append(event := _Event(raw, b"", raw if is_json else None))
             await self._take_parts(event, parts)
         await self._finish()
+        for event in self._ready:
+            if event.data is None and b"\\" in event.raw:
+                await self._look_behind(event)
         return await self._release()
 
     def _count(self, size: int) -> None:
@@ -287,9 +314,11 @@ class Holding:
                 changes[part.place] = text
                 self._changed.add(part.group)
             self.said.append(self._written(piece, kept=True) if text != part.text else text)
-        if not changes or event.data is None:
+        if not changes:
             return event.raw
         self.changed = True
+        if event.data is None:
+            return (changes[()] or "").encode()
         data = self._dialect.write_texts(event.data, changes)
         return data if self._splitter is None else event.head + b"data: " + data + b"\n\n"
 

@@ -41,7 +41,7 @@ class Joined:
         at = 0
         for start, part in parts:
             text = part.text
-            if part.kind == "tool_arguments" and "\\" in text:
+            if part.kind == "tool_arguments":
                 escapes = self._escapes[len(texts)] = Escapes()
                 text = escapes.feed(text, True)
             texts.append(text)
@@ -64,7 +64,7 @@ class Joined:
                 if stop > start:
                     here = Found(start - begin, stop - begin, one.label, False, one.replacement if first else "")
                     if (escapes := self._escapes.get(at)) is not None:
-                        here = escapes.placed(here)
+                        here = escapes.placed(here) if first else escapes.located(here)
                     shift = self._global[at]
                     placed.append(here._replace(start=here.start + shift, end=here.end + shift))
                     first = False

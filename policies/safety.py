@@ -294,10 +294,11 @@ class Safety(Policy[_State]):
         return Chunk(raw, chunk.text, chunk.usage, chunk.last)
 
     def _hold(self, x: Exchange, state: _State, rules: Sequence[Rule]) -> Holding:
-        panel, masking = state.panel, state.masking
-        judge = partial(judged, panel, rules, masking)
-        unjudged, said = partial(self._not_judged, panel, rules, "output"), self._said
-        return Holding(x.dialect, x.stream, judge, unjudged, said.hold_seconds, said.hold_characters)
+        judge = partial(judged, state.panel, rules, state.masking)
+        unjudged, said = partial(self._not_judged, state.panel, rules, "output"), self._said
+        holding = Holding(x.dialect, x.stream, judge, unjudged, said.hold_seconds, said.hold_characters)
+        holding.charset = x.final.answer.charset if x.final is not None else ""
+        return holding
 
     def veils(self, x: Exchange) -> bool:
         """Its words may repeat what was asked, and are judged by nobody."""

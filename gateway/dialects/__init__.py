@@ -37,7 +37,12 @@ class Looked(NamedTuple):
 
 Place = tuple[str | int, ...]  # the way to a value in JSON: names of fields, and places in lists from 0
 NAME: Final = -1  # last in a Place: not the value is meant but the field's own name, which cannot be written anew
+NUMBER: Final[Place] = ("number",)  # group of a Part that is a number in JSON: whole, and a string where it is changed
 LOGPROBS: Final = "logprobs"  # last in a Place: all tokens in it, as one text, which can only be dropped
+
+
+class Ambiguous(ValueError):
+    """A text that its readers may read in two ways, so that what is judged might not be what is read."""
 
 
 class Part(NamedTuple):
@@ -110,7 +115,7 @@ class Dialect(Protocol):
     def read_said(self, data: bytes) -> tuple[list[Part], list[Place]]:
         """Every text in an answer, or in one event of it; and the groups that end with it, or what these begin with.
 
-        Raises ValueError where it is no JSON.
+        Raises ValueError where it is no JSON, Ambiguous where a field stands twice in it.
         """
 
     def write_texts(self, data: bytes, changes: Mapping[Place, str | None]) -> bytes:

@@ -7,6 +7,7 @@ from typing import Final
 
 import msgspec
 
+from gateway import charsets
 from gateway.dialects import Chunk, sse
 from gateway.errors import UpstreamError
 from gateway.exchange import Answer
@@ -33,9 +34,10 @@ _event = msgspec.json.Decoder(_Event)
 def reader(headers: Mapping[bytes, bytes]) -> OpaqueReader:
     """Given the head of the answer."""
     kind = headers.get(b"content-type", b"")
-    if headers.get(b"content-encoding", b"identity") != b"identity":
-        kind = b""
-    return OpaqueReader(events=kind.startswith(b"text/event-stream"), json=b"json" in kind)
+    encoded = headers.get(b"content-encoding", b"").lower() not in (b"", b"identity")
+    charset = charsets.UNKNOWN if encoded else charsets.declared(kind)
+    kind = b"" if encoded else kind.lower()
+    return OpaqueReader(charsets.event_stream(kind), b"json" in kind, charset)
 
 
 class OpaqueReader:
@@ -43,8 +45,8 @@ class OpaqueReader:
 
     __slots__ = ("_events", "_held", "_json", "_usage", "answer", "failure", "rejected")
 
-    def __init__(self, events: bool, json: bool) -> None:
-        self.answer = Answer()
+    def __init__(self, events: bool, json: bool, charset: str = "") -> None:
+        self.answer = Answer(charset=charset)
         self.failure: UpstreamError | None = None
         self.rejected = ""
         self._events = sse.Splitter() if events else None

@@ -20,6 +20,21 @@ NAMES: Final = frozenset(
 # In a field `delta`, what is whole in itself; all else there goes on in the next event.
 WHOLE: Final = NAMES | {"name", "server_label"}
 _GROUP: Final = ("output_index", "index", "item_id", "content_index", "summary_index")
+_OTHERS: Final = ("id", "messageId", "toolCallId")  # of a text, or of one event: of all that say so
+# The end of an event's type, without which it is that of its text.
+_STEP: Final = re.compile(r"[-_.](?:start|started|begin|added|created|delta)$", re.IGNORECASE)
+# Whole parts and items of the Responses API, by their types: how events go on with their fields.
+_GOES_ON: Final = {
+    "output_text": ("text", "response.output_text"),
+    "refusal": ("refusal", "response.refusal"),
+    "reasoning_text": ("text", "response.reasoning_text"),
+    "summary_text": ("text", "response.reasoning_summary_text"),
+    "function_call": ("arguments", "response.function_call_arguments"),
+    "mcp_call": ("arguments", "response.mcp_call_arguments"),
+    "custom_tool_call": ("input", "response.custom_tool_call_input"),
+    "code_interpreter_call": ("code", "response.code_interpreter_call_code"),
+}
+_MOST_ITEMS: Final = 8  # of an event that is a list: its places, each of which may be a text's
 # Names that end so are of what is whole: identifiers, times, versions, reasons.
 _LABEL: Final = re.compile(r"(?:^|_)(?:id|at|name|reason|version|time|timestamp|date|created)$|[a-z](?:I[dD]|At|Name|"
                            r"Reason|Version|Time|Timestamp|Date|Created)$")  # fmt: skip
@@ -40,7 +55,74 @@ _ALTERNATIVES: Final = frozenset(
 def group_of(event: dict[str, Any]) -> Place:
     """What tells the texts of events of one type apart."""
     marks = (event.get(name, 0) for name in _GROUP)
-    return tuple(mark if isinstance(mark, int | str) else 0 for mark in marks)
+    return tuple(mark if isinstance(mark, str) else index(mark, 0) for mark in marks)
+
+
+def index(said: Any, otherwise: int) -> int:
+    """A number in a list, as clients read it; `otherwise` where it is none."""
+    if isinstance(said, float) and said.is_integer():
+        return int(said)
+    return said if isinstance(said, int) else otherwise
+
+
+def continued(part: Part, event: dict[str, Any], type_: str) -> Part:
+    """A part of what goes on in the next event of a text, in an event of that type that says so in `delta`."""
+    family, marks = _STEP.sub("", type_), group_of(event)
+    grown = growing(part, event, 0, (family,), marks)
+    others = [mark for name in _OTHERS if isinstance(mark := event.get(name), str)]
+    if not others or grown.lane is None:
+        return grown
+    # Whether they are of the text or of the event: it is judged as both.
+    run = grown.run if grown.run is not None else grown.lane
+    return grown._replace(lane=(*others, *grown.lane), run=run)
+
+
+def opening(part: Part, event: dict[str, Any], type_: str) -> Part:
+    """A part of an event that begins what deltas go on with, as one of theirs; of any other as it is."""
+    place = part.place
+    if part.kind == "media" or part.group or place[-1] == NAME or not type_.endswith(("_start", ".added")):
+        return part
+    if type_ == "content_block_start" and place[0] == "content_block":
+        return _begun(part, event, "content_block", place[1:])
+    if type_ == "message_start" and place[:2] == ("message", "content") and len(place) > 3:
+        return _begun(part, event | {"index": place[2]}, "content_block", place[3:])
+    if place[0] not in ("part", "item"):
+        return part
+    holder: Any = event[place[0]]
+    if not isinstance(holder, dict):
+        return part
+    marks = dict(event)
+    if place[0] == "item" and isinstance(holder.get("id"), str):
+        marks["item_id"] = holder["id"]
+    if len(place) == 4 and place[1] in ("content", "summary"):
+        holder = holder[place[1]][place[2]]
+        marks["content_index" if place[1] == "content" else "summary_index"] = place[2]
+    said = holder.get("type") if isinstance(holder, dict) else None
+    field, family = _GOES_ON.get(said, ("", "")) if isinstance(said, str) else ("", "")
+    return _begun(part, marks, family, ()) if place[-1] == field else part
+
+
+def _begun(part: Part, event: dict[str, Any], family: str, steps: Place) -> Part:
+    """As what stands in `delta` of the events that go on with it."""
+    if steps and steps[-1] in WHOLE:
+        return part
+    lane = (family, *group_of(event), "delta", *steps)
+    kind = "tool_arguments" if "_call" in family else part.kind
+    run = (family, "delta", *steps) if kind != "tool_arguments" else None
+    return part._replace(kind=kind, lane=lane, run=run)
+
+
+def message(part: Part, choice: dict[str, Any], group: Place) -> Part:
+    """A part of a choice's `message`: it goes on with what was said in `delta`, or says all of that again."""
+    grown = growing(part, choice["message"], 3, (*group, "delta"))
+    return part if grown.lane is None else grown._replace(group=group, run=grown.lane)
+
+
+def item(part: Part, event: list[Any]) -> Part:
+    """A part of an event that is a list: ["kind", "text"] says the same at each place, or all of them are one text."""
+    one = placed(part, event)
+    alone = len(part.place) == 1 and len(event) <= _MOST_ITEMS
+    return one._replace(lane=("item", *part.place)) if alone and one.run is not None else one
 
 
 def growing(part: Part, root: Any, depth: int, lane: Place, marks: Place = ()) -> Part:
@@ -50,7 +132,7 @@ def growing(part: Part, root: Any, depth: int, lane: Place, marks: Place = ()) -
     what tells it from others that events of this type tell, which a reader may join.
     """
     last = part.place[-1]
-    if part.kind == "media" or last == NAME or (last in WHOLE and len(part.place) > 1):
+    if part.kind == "media" or part.group or last == NAME or (last in WHOLE and len(part.place) > 1):
         return part
     text = part.kind != "tool_arguments" and last != LOGPROBS
     steps, joined = _steps(part.place[depth:], root, text)
@@ -61,7 +143,7 @@ def growing(part: Part, root: Any, depth: int, lane: Place, marks: Place = ()) -
 def placed(part: Part, root: Any) -> Part:
     """Unless it is whole by its name or its looks, a part that what stands at the same place follows on from."""
     last = next((step for step in reversed(part.place) if isinstance(step, str)), "")
-    if part.kind == "media" or part.place[-1:] == (NAME,) or last in WHOLE or last == LOGPROBS:
+    if part.kind == "media" or part.group or part.place[-1:] == (NAME,) or last in WHOLE or last == LOGPROBS:
         return part
     if _LABEL.search(last) or _STAMP.fullmatch(part.text):
         return part
@@ -92,8 +174,7 @@ def _steps(place: Place, root: Any, spoken: bool) -> tuple[Place, bool]:
         elif spoken and not (at and place[at - 1] in _ALTERNATIVES):
             joined = True
         else:
-            index = inner.get("index") if isinstance(inner, dict) else None
-            steps.append(index if isinstance(index, int) else step)
+            steps.append(index(inner.get("index"), step) if isinstance(inner, dict) else step)
         root = inner
     if joined and steps[-1:] == ["text"]:
         steps.pop()  # a list of parts says what a string in its place would

@@ -16,8 +16,8 @@ from typing import Any, Final
 
 import msgspec
 
-from gateway.dialects import LOGPROBS, NAME, Part, Place
-from gateway.dialects.openai_lanes import NAMES, group_of, growing, placed, tokens
+from gateway.dialects import LOGPROBS, NAME, NUMBER, Ambiguous, Part, Place
+from gateway.dialects.openai_lanes import NAMES, continued, growing, index, item, message, opening, placed, tokens
 
 _DEEPEST: Final = 200  # levels; parsers differ beyond
 
@@ -74,6 +74,8 @@ _WORDS: Final = (
         "content_filter_results prompt_filter_results".split()
     )
 )
+_NAMED: Final = re.compile(rb'(?<!\\)"\s*:')
+_SHORTEST: Final = 10_000_000  # no number of less than eight digits is looked for
 _TYPES: Final = frozenset({"object", "string", "number", "integer", "boolean", "array", "null"})
 _decode = msgspec.json.Decoder().decode
 _fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
@@ -109,26 +111,27 @@ def read_asked(body: bytes) -> list[Part]:
 
 
 def read_said(data: bytes) -> tuple[list[Part], list[Place]]:
-    """Every text in an answer, or in one event of it; and the groups that end with it, or what these begin with."""
+    """Every text in an answer, or in one event of it; and the groups that end with it, or what these begin with.
+
+    Raises ValueError where it is no JSON, Ambiguous where a field stands twice in it.
+    """
     said = _read(data)
     found: list[Part] = []
     ended: list[Place] = []
     if not isinstance(said, dict):
         _walk(said, (), "output", found, False)
-        return [placed(part, said) for part in found], ended
+        return [item(part, said) if isinstance(said, list) else placed(part, said) for part in found], ended
     choices = said.get("choices")
     if isinstance(choices, list):
         for at, choice in enumerate(choices):
             if isinstance(choice, dict):
-                index = choice.get("index", at)
-                group: Place = ("choice", index if isinstance(index, int) else at)
-                _choice(choice, at, group, said, found)
+                group: Place = ("choice", index(choice.get("index"), at))
+                _choice(choice, at, group, found)
                 if choice.get("finish_reason") is not None:
                     ended.append(group)
             else:
                 _walk(choice, ("choices", at), "output", found, False)
     event = said.get("type")
-    marks = group_of(said) if isinstance(event, str) else ()
     shaped = isinstance(choices, list) or (isinstance(event, str) and event.startswith(_TYPED))
     for name, value in said.items():
         if name == "choices" and isinstance(choices, list):
@@ -141,7 +144,9 @@ def read_said(data: bytes) -> tuple[list[Part], list[Place]]:
             parts = found[before:]
             if "arguments" in event or "_call" in event:
                 parts = [part._replace(kind="tool_arguments") if part.text else part for part in parts]
-            found[before:] = [growing(part, said, 0, (event,), marks) for part in parts]
+            found[before:] = [continued(part, said, event) for part in parts]
+        elif shaped and isinstance(event, str):
+            found[before:] = [opening(part, said, event) for part in found[before:]]
         elif not shaped:
             found[before:] = [placed(part, said) for part in found[before:]]
     if isinstance(event, str) and event.endswith(_ENDS):
@@ -166,12 +171,19 @@ def write_texts(data: bytes, changes: Mapping[Place, str | None]) -> bytes:
 
 
 def _read(data: bytes) -> Any:
-    """As clients read it.  Raises ValueError where it is no JSON."""
+    """As clients read it.  Raises ValueError where it is no JSON, or could be read in two ways."""
     try:
-        return _decode(_without_numbers(data) if b'"embedding"' in data else data)
-    except (msgspec.DecodeError, RecursionError):
+        said = _decode(_without_numbers(data) if b'"embedding"' in data else data)
+        again = _encode(said)
+        # The same number of names stand in both, as a quote and a colon tell them; not so behind a backslash.
+        if again != data and (b"\\\\" in data or len(_NAMED.findall(again)) != len(_NAMED.findall(data))):
+            json.loads(data, object_pairs_hook=_once)
+        return said
+    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
         try:  # clients take halves of characters, byte order marks and UTF-16
-            return json.loads(data)
+            return json.loads(data, object_pairs_hook=_once)
+        except Ambiguous:
+            raise
         except (ValueError, RecursionError) as error:
             raise ValueError("not JSON that can be read") from error
 
@@ -192,7 +204,7 @@ def _without_numbers(data: bytes) -> bytes:
     return _encode(fields | {"data": rows})
 
 
-def _choice(choice: dict[str, Any], at: int, group: Place, said: Any, found: list[Part]) -> None:
+def _choice(choice: dict[str, Any], at: int, group: Place, found: list[Part]) -> None:
     for name, value in choice.items():
         before = len(found)
         if name not in _WORDS:
@@ -201,7 +213,7 @@ def _choice(choice: dict[str, Any], at: int, group: Place, said: Any, found: lis
         if name in ("delta", "text", LOGPROBS):
             found[before:] = [growing(part, choice, 2, group) for part in found[before:]]
         elif name == "message":
-            found[before:] = [placed(part, said) for part in found[before:]]
+            found[before:] = [message(part, choice, group) for part in found[before:]]
 
 
 def _field(name: str, value: Any, place: Place, kind: str, found: list[Part], free: bool) -> None:
@@ -225,6 +237,16 @@ def _field(name: str, value: Any, place: Place, kind: str, found: list[Part], fr
             found.append(Part((*place, name), "", "media"))
         free = free or name not in _OURS or (kind == "tool_arguments" and name in _OBJECTS)
         _walk(value, (*place, name), "tool_arguments" if name in _ARGUMENTS else kind, found, free)
+    elif free and name not in NAMES:
+        _number(value, (*place, name), "tool_arguments" if name in _ARGUMENTS else kind, found)
+
+
+def _number(value: Any, place: Place, kind: str, found: list[Part]) -> None:
+    """One that could be somebody's, where no schema says what it is."""
+    if not isinstance(value, int | float) or abs(value) < _SHORTEST or kind == "tool_definitions":
+        return
+    whole = int(value) if isinstance(value, float) and value.is_integer() else value
+    found.append(Part(place, str(whole), kind, group=NUMBER))
 
 
 def _walk(value: Any, place: Place, kind: str, found: list[Part], free: bool) -> None:
@@ -238,6 +260,8 @@ def _walk(value: Any, place: Place, kind: str, found: list[Part], free: bool) ->
         for at, item in enumerate(value):
             if isinstance(item, dict | list | str):
                 _walk(item, (*place, at), kind, found, free)
+            elif free:
+                _number(item, (*place, at), kind, found)
     elif isinstance(value, dict):
         role, type_ = (word if isinstance(word, str) else "" for word in (value.get("role"), value.get("type")))
         called = ""  # what its arguments are: of a call, not of a message that calls itself one
@@ -268,7 +292,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Parsers disagree on which of two fields of one name counts: what is judged might not be what is read."""
     fields = dict(pairs)
     if len(fields) != len(pairs):
-        raise ValueError("a field is given twice")
+        raise Ambiguous("a field is given twice")
     return fields
 
 

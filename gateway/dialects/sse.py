@@ -18,11 +18,12 @@ _BOM = b"\xef\xbb\xbf"
 
 
 class Splitter:
-    """feed(bytes) -> whole events, each with the blank line that ends it."""
+    """feed(bytes) -> whole events, each with the blank line that ends it.  most: bytes of one event."""
 
-    __slots__ = ("_first", "_rest")
+    __slots__ = ("_first", "_most", "_rest")
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = MAX_EVENT) -> None:
+        self._most = most
         self._rest = bytearray()
         self._first = True
 
@@ -74,9 +75,11 @@ class Splitter:
         self._check()
 
     def _check(self) -> None:
-        if len(self._rest) > MAX_EVENT:
+        if len(self._rest) > self._most:
             raise UpstreamError(
-                f"The provider sent an event of more than {MAX_EVENT} bytes.", code="upstream_protocol", retryable=False
+                f"The provider sent an event of more than {self._most} bytes.",
+                code="upstream_protocol",
+                retryable=False,
             )
 
 

@@ -10,6 +10,7 @@ import msgspec
 from starlette.types import Receive, Scope, Send
 
 from gateway import body as bodies
+from gateway.charsets import event_stream
 from gateway.dialects import Reader, opaque
 from gateway.endpoints import (
     House,
@@ -196,5 +197,5 @@ class Parts:
 
 
 def _reader(x: Exchange, headers: Mapping[bytes, bytes]) -> Reader:
-    x.stream = headers.get(b"content-type", b"").startswith(b"text/event-stream")
+    x.stream = event_stream(headers.get(b"content-type", b""))
     return opaque.reader(headers)

@@ -41,3 +41,38 @@ def test_what_lies_before_is_forgotten_and_what_lies_behind_is_found() -> None:
         for place in range(escapes.size - 9, escapes.size + 1):
             assert escapes.source(place) == whole.source(place), (at, place)
     assert len(escapes._plains) < 30
+
+
+@given(
+    st.lists(st.sampled_from(['"', "\\", '\\"', "\\\\", "a", "4", ",", "\\u0022"]), max_size=30),
+    st.lists(st.integers(0, 40), max_size=8),
+    st.integers(1, 5),
+)
+def test_a_replacement_is_quoted_where_the_source_is_in_no_string(
+    parts: list[str], places: list[int], step: int
+) -> None:
+    source = "{" + "".join(parts)
+    escapes = Escapes()
+    text = ""
+    for at in range(0, len(source), step):
+        text += escapes.feed(source[at : at + step], at + step >= len(source))
+    for place in places:
+        start = escapes.source(min(place, len(text)))
+        inside = escaped = False
+        for letter in source[:start]:
+            inside ^= letter == '"' and not escaped
+            escaped = letter == "\\" and not escaped
+        here = escapes.placed(Found(min(place, len(text)), len(text), "x", False, "y"))
+        assert here.replacement == ("y" if inside else '"y"')
+
+
+def test_what_is_a_string_is_known_although_what_lies_before_is_forgotten() -> None:
+    escapes, whole = Escapes(), Escapes()
+    for at in range(1000):
+        for one in (escapes, whole):
+            one.feed('[\\"12"34' if at % 3 else '[1"34\\\\"')
+        escapes.forget(escapes.size - 9)
+        for place in range(escapes.size - 9, escapes.size + 1):
+            found = Found(place, escapes.size, "x", False, "y")
+            assert escapes.placed(found) == whole.placed(found), (at, place)
+    assert len(escapes._pieces) < 10

@@ -23,12 +23,16 @@ def arguments(piece: str, index: int = 0) -> dict[str, Any]:
     return {"tool_calls": [{"index": index, "function": {"arguments": piece}}]}
 
 
-def native(*said: dict[str, Any]) -> list[bytes]:
+def native(*said: Any) -> list[bytes]:
     return [b"data: %s\n\n" % json.dumps(one).encode() for one in said]
 
 
 def typed(*said: dict[str, Any]) -> list[bytes]:
     return [b"event: %s\ndata: %s\n\n" % (one["type"].encode(), json.dumps(one).encode()) for one in said]
+
+
+def delta(kind: str, text: str, **marks: int) -> dict[str, Any]:
+    return {"type": f"response.{kind}.delta", "item_id": "i", "output_index": 0, **marks, "delta": text}
 
 
 def gemini(text: str, **more: Any) -> dict[str, Any]:
@@ -52,7 +56,7 @@ def spoken(raw: str) -> str:
                 walk(inner)
 
     for line in raw.splitlines():
-        if line.startswith("data: {"):
+        if line.startswith("data: ") and line != "data: [DONE]":
             walk(json.loads(line[6:]))
     return "|".join(found)
 
@@ -65,6 +69,10 @@ CHAT: dict[str, list[bytes]] = {
     "behind a finish reason": [event({"content": f"It is {HALF}"}), event({}, "stop"), event({"content": f"{REST} ok"}), DONE],
     "behind two": [event({"content": f"It is {HALF}"}, "length"), event({"content": f"{REST} ok"}, "stop"), DONE],
     "behind the end": [event({"content": f"It is {HALF}"}), DONE, event({"content": f"{REST} ok"})],
+    "a message behind deltas": [event({"content": f"It is {HALF}"}), event(None, choices=[{"index": 0, "message": {"content": f"{REST} ok"}}]), event({}, "stop"), DONE],
+    "a message that says it again": [event({"content": HALF}), event(None, choices=[{"index": 0, "message": {"content": f"{SECRET} ok"}}]), event({}, "stop"), DONE],
+    "an index with a point": [event({"content": f"It is {HALF}"}), event(None, choices=[{"index": 5, "delta": {"content": "x "}}, {"index": 0.0, "delta": {"content": f"{REST} ok"}}]), event({}, "stop"), DONE],
+    "a call's index with a point": [event(arguments('{"k":"' + HALF)), event({"tool_calls": [{"index": 1, "function": {"arguments": "{}"}}, {"index": 0.0, "function": {"arguments": REST + ' ok"}'}}]}), event({}, "tool_calls"), DONE],
     "parts of one event": [event({"content": [{"type": "text", "text": f"It is {HALF}"}, {"type": "text", "text": f"{REST} ok"}]}), event({}, "stop"), DONE],
     "parts of two events": [event({"content": [{"type": "text", "text": "x"}, {"type": "text", "text": f"It is {HALF}"}]}), event({"content": [{"type": "text", "text": f"{REST} ok"}]}), event({}, "stop"), DONE],
 }  # fmt: skip
@@ -76,6 +84,19 @@ OTHERS: dict[str, list[bytes]] = {
     "typed": native({"type": "token", "content": f"It is {HALF}"}, {"type": "token", "content": f"{REST} ok"}),
     "blocks": typed(block(f"It is {HALF}", 0), {"type": "content_block_stop", "index": 0}, block(f"{REST} ok", 1), {"type": "message_stop"}),
     "blocks with a tool between": typed(block(f"It is {HALF}", 0), {"type": "content_block_stop", "index": 0}, {"type": "content_block_delta", "index": 1, "delta": {"type": "input_json_delta", "partial_json": '{"a":1}'}}, {"type": "content_block_stop", "index": 1}, block(f"{REST} ok", 2), {"type": "message_stop"}),
+    "a block's beginning": typed({"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": f"It is {HALF}"}}, block(f"{REST} ok", 0), {"type": "message_stop"}),
+    "a message's beginning": typed({"type": "message_start", "message": {"id": "msg_1", "content": [{"type": "text", "text": "x "}, {"type": "text", "text": f"It is {HALF}"}]}}, block("y ", 0), block(f"{REST} ok", 1), {"type": "message_stop"}),
+    "a part's beginning": typed({"type": "response.content_part.added", "item_id": "i", "output_index": 0, "content_index": 0, "part": {"type": "output_text", "text": f"It is {HALF}"}}, delta("output_text", "x ", content_index=1), delta("output_text", f"{REST} ok", content_index=0)),
+    "a summary's beginning": typed({"type": "response.reasoning_summary_part.added", "item_id": "i", "output_index": 0, "summary_index": 0, "part": {"type": "summary_text", "text": f"It is {HALF}"}}, delta("reasoning_summary_text", f"{REST} ok", summary_index=0)),
+    "an item's beginning": typed({"type": "response.output_item.added", "output_index": 0, "item": {"type": "message", "id": "i", "content": [{"type": "output_text", "text": f"It is {HALF}"}]}}, delta("output_text", f"{REST} ok", content_index=0)),
+    "a call's beginning": typed({"type": "response.output_item.added", "output_index": 0, "item": {"type": "function_call", "id": "i", "name": "f", "arguments": '{"k":"' + HALF}}, delta("function_call_arguments", REST + ' ok"}')),
+    "code's beginning": typed({"type": "response.output_item.added", "output_index": 0, "item": {"type": "code_interpreter_call", "id": "i", "code": f"k = {HALF}"}}, delta("code_interpreter_call_code", f"{REST} ok")),
+    "a beginning of cohere's": native({"type": "content-start", "index": 0, "delta": {"message": {"content": {"type": "text", "text": f"It is {HALF}"}}}}, {"type": "content-delta", "index": 0, "delta": {"message": {"content": {"text": f"{REST} ok"}}}}),
+    "texts in turns": native(*[{"type": "text-delta", "id": id, "delta": text} for id, text in (("1", f"It is {HALF}"), ("2", "hello "), ("1", f"{REST} ok"))]),
+    "events with ids": native(*[{"type": "text-delta", "id": id, "delta": text} for id, text in (("1", f"It is {HALF}"), ("2", f"{REST} ok"))]),
+    "arguments in events with ids": native(*[{"type": "tool_call.delta", "id": id, "delta": {"arguments": text}} for id, text in (("1", '{"k":"' + HALF), ("2", REST + ' ok"}'))]),
+    "lists": native(["t", f"It is {HALF}"], ["t", f"{REST} ok"]),
+    "lists of texts": native(["It is ", HALF], [f"{REST} ok"]),
     "items": typed(*[{"type": "response.output_text.delta", "item_id": f"msg_{at}", "output_index": at, "content_index": 0, "delta": text} for at, text in enumerate((f"It is {HALF}", f"{REST} ok"))], {"type": "response.completed", "response": {"id": "resp_1"}}),
 }  # fmt: skip
 
