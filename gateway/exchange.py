@@ -69,10 +69,10 @@ class Answer(Struct):
     model: str = ""
     tier: str = ""  # the service tier the provider says it served
     fingerprint: str = ""
-    charset: str = ""  # of a relayed answer, as its head says; empty: UTF-8 (gateway/charsets.py)
     finish: list[str] = field(default_factory=list)  # finish reasons, one per choice
     text: list[str] = field(default_factory=list)  # pieces in order, for counting where usage is missing
     tool_calls: int = 0
+    charset: str = ""  # of a relayed answer, as its head says; empty: UTF-8 (gateway/charsets.py)
 
 
 class Attempt(Struct, eq=False):
