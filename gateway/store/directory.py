@@ -243,6 +243,7 @@ class Walk:
         self.hash = START
         self.problem = ""
         self._last: dict[str, str | None] = {}  # each object as its last row left it
+        self._keys: dict[str, set[str]] = {}  # of each team, by its object: those keys among them
 
     def step(self, row: Row) -> bool:
         """False: this row is not the one that was written here, and nothing after it can be trusted."""
@@ -255,8 +256,16 @@ class Walk:
             self.problem = f"row {seq} is not as it was written, or a row before it was replaced"
         else:
             self.rows, self.hash = seq, hash
-            self._last[str(object)] = after
+            self._note(str(object), after)
         return not self.problem
+
+    def _note(self, object: str, after: str | None) -> None:
+        self._last[object] = after
+        if object.startswith("key ") and after is not None:
+            self._keys.setdefault(f"team {msgspec.json.decode(after)['team']}", set()).add(object)
+        elif after is None:  # keys that were revoked go with their team, in its row
+            for key in self._keys.pop(object, ()):
+                self._last.pop(key, None)
 
     def end(self, revision: int, items: Sequence[Item]) -> Checked:
         """revision: the newest that any object has; items: all there are, read together with the last rows."""
@@ -274,10 +283,6 @@ class Walk:
             if logged is None or not msgspec.json.decode(logged).items() <= msgspec.json.decode(held or "{}").items():
                 return f"the {name} is not as the log says: it was written past it"
         for name, after in self._last.items():
-            if after is None or name in present:
-                continue
-            facts = msgspec.json.decode(after)
-            if facts["type"] == "key" and f"team {facts['team']}" not in present:
-                continue  # keys that were revoked go with their team, in its row
-            return f"the {name} is gone, and the log does not say so"
+            if after is not None and name not in present:
+                return f"the {name} is gone, and the log does not say so"
         return ""

@@ -71,6 +71,9 @@ def test_what_is_there_is_what_the_log_says() -> None:
     assert "key key_1 is gone" in rows(*log).end(2, [team]).problem
     assert rows(*log, ("team a", None)).end(3, []).problem == ""  # its revoked keys go with it
     assert "team a is not as the log says" in rows(*log, ("team a", None)).end(3, [team]).problem
+    anew = [*log, ("team a", None), ("team a", team)]
+    assert rows(*anew).end(4, [team]).problem == ""  # one of the same name has none of them
+    assert "key key_2 is gone" in rows(*anew, ("key key_2", replace(key, id="key_2"))).end(5, [team]).problem
 
 
 def test_a_word_that_a_later_version_added_is_no_tampering() -> None:
