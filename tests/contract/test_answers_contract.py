@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 
 from gateway.answers import Kept, Question, Store, Tenants, mark
 from gateway.answers.memory import MemoryStore
 from gateway.answers.valkey import ValkeyStore
-from tests.valkeys import Valkey, valkey
+from tests.valkeys import Valkey, one_server  # noqa: F401  (pytest finds the fixture by this import)
 
 TENANTS = Tenants(b"root secret of these tests")
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Valkey]:
-    with valkey() as server:
-        yield server
 
 
 @pytest.fixture(params=["memory", "valkey"])

@@ -6,25 +6,19 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 
 from gateway.counters import SLOTS, Charge, Counters, Refusal, Taken
 from gateway.counters.memory import MemoryCounters
 from gateway.counters.valkey import ValkeyCounters
-from tests.valkeys import Valkey, valkey
+from tests.valkeys import Valkey, one_server  # noqa: F401  (pytest finds the fixture by this import)
 
 pytestmark = pytest.mark.serial  # a server that answers late is left alone, as it should be
 
 WINDOW = 0.6  # seconds; a step is 10 ms
 STEP = WINDOW / SLOTS
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Valkey]:
-    with valkey() as server:
-        yield server
 
 
 @pytest.fixture(params=["memory", "valkey"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -24,23 +24,10 @@ from tests.policies.test_cache_shared import settings, written
 from tests.processes import serving
 from tests.running import KEY, Running, running
 from tests.scripted import Asked, Scripted, plain, scripted
-from tests.valkeys import Valkey, valkey
+from tests.valkeys import Valkey, empty_server, up_valkey  # noqa: F401  (pytest finds the fixture by this import)
 
 LATE = 5.0  # seconds, where lateness is not what is told: these gateways share one loop with their callers
 pytestmark = pytest.mark.serial  # a server that answers late is left alone, as it should be
-
-
-@pytest.fixture(scope="module")
-def up_valkey() -> Iterator[Valkey]:
-    with valkey() as server:
-        yield server
-
-
-@pytest.fixture
-def server(up_valkey: Valkey) -> Iterator[Valkey]:
-    up_valkey.say("FLUSHALL")
-    yield up_valkey
-    up_valkey.thaw()
 
 
 class Gate:

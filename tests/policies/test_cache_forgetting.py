@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,16 +11,10 @@ from tests.policies.test_cache import CRON, ask, said, word
 from tests.policies.test_cache_shared import SECRET, written
 from tests.running import KEY, running
 from tests.scripted import Asked, answer, plain, scripted
-from tests.valkeys import Valkey, valkey
+from tests.valkeys import Valkey, one_server  # noqa: F401  (pytest finds the fixture by this import)
 
 MARKED = {"all": ({"all": True}, True), "team": ({"team": "checkout"}, True), "model": ({"model": "m"}, True)}
 MARKED |= {"key": ({"team": "checkout", "key": "web"}, True), "another": ({"team": "guests"}, False)}
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Valkey]:
-    with valkey() as server:
-        yield server
 
 
 class Gate:

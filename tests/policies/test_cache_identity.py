@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -13,17 +13,11 @@ import pytest
 from tests.policies.test_cache import OTHER, ask, said, word
 from tests.running import KEY, Running, running
 from tests.scripted import Asked, Scripted, plain, scripted
-from tests.valkeys import Valkey, valkey
+from tests.valkeys import Valkey, one_server  # noqa: F401  (pytest finds the fixture by this import)
 
 pytestmark = pytest.mark.serial  # a server that answers late is left alone, as it should be
 
 SECRET = "a secret that all gateways are given"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Valkey]:
-    with valkey() as server:
-        yield server
 
 
 @asynccontextmanager

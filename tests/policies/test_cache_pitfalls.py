@@ -7,7 +7,6 @@ import logging
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,21 +21,9 @@ from tests.policies.test_cache import OTHER, ask, cached, said
 from tests.policies.test_cache_shared import settings, written
 from tests.running import KEY, running
 from tests.scripted import Asked, plain, scripted
-from tests.valkeys import Valkey, valkey
+from tests.valkeys import Valkey, empty_server, up_valkey  # noqa: F401  (pytest finds the fixture by this import)
 
 pytestmark = pytest.mark.serial  # a server that answers late is left alone, as it should be
-
-
-@pytest.fixture(scope="module")
-def up_valkey() -> Iterator[Valkey]:
-    with valkey() as server:
-        yield server
-
-
-@pytest.fixture
-def server(up_valkey: Valkey) -> Valkey:
-    up_valkey.say("FLUSHALL")
-    return up_valkey
 
 
 # ── what a start takes ──────────────────────────────────────────────────────────────────────────────────────────────

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,24 +12,11 @@ from redis import Redis
 from tests.policies.test_cache import CRON, OTHER, ask, said, word
 from tests.running import KEY, Running, running
 from tests.scripted import plain, scripted
-from tests.valkeys import Valkey, valkey
+from tests.valkeys import Valkey, empty_server, up_valkey  # noqa: F401  (pytest finds the fixture by this import)
 
 pytestmark = pytest.mark.serial  # a server that answers late is left alone, as it should be
 
 SECRET = "a secret that all gateways are given"
-
-
-@pytest.fixture(scope="module")
-def up_valkey() -> Iterator[Valkey]:
-    with valkey() as server:
-        yield server
-
-
-@pytest.fixture
-def server(up_valkey: Valkey) -> Iterator[Valkey]:
-    up_valkey.say("FLUSHALL")
-    yield up_valkey
-    up_valkey.thaw()
 
 
 def settings(url: str, server: Valkey, **over: Any) -> dict[str, Any]:

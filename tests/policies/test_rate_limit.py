@@ -6,7 +6,7 @@ import asyncio
 import random
 import re
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -25,7 +25,7 @@ from gateway.settings import Key, Limits, Model, Target, Team
 from policies.rate_limit import RateLimit
 from tests.running import KEY, Running, config, running
 from tests.scripted import DONE, Asked, Scripted, answer, event, plain, say, scripted
-from tests.valkeys import Valkey, valkey
+from tests.valkeys import Valkey, one_server  # noqa: F401  (pytest finds the fixture by this import)
 
 pytestmark = pytest.mark.serial  # a server that answers late is left alone, as it should be
 
@@ -324,12 +324,6 @@ async def test_only_so_many_calls_run_at_once_and_each_place_is_free_when_its_ca
         "The team 'checkout' is at its limit of 2 calls at once. Retry when one has ended."
     )
     assert refused.headers["retry-after"] == "1"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Valkey]:
-    with valkey() as server:
-        yield server
 
 
 async def test_three_gateways_that_share_a_server_hold_one_limit(server: Valkey) -> None:

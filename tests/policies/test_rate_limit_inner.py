@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -13,7 +13,7 @@ import pytest
 
 from tests.running import KEY, Running, config, running
 from tests.scripted import Asked, Scripted, answer, scripted
-from tests.valkeys import Valkey, valkey
+from tests.valkeys import Valkey, one_server  # noqa: F401  (pytest finds the fixture by this import)
 
 pytestmark = pytest.mark.serial  # a server that answers late is left alone, as it should be
 
@@ -29,12 +29,6 @@ JUDGE = {"use": "judge", "model": "judge", "criteria": "It asks for a way to hur
 SAFETY = {"use": "safety", "assessors": [JUDGE]}
 SEMANTIC = {"use": "cache", "semantic": {"shadow": True, "model": "embed"}}
 BY = pytest.mark.parametrize(("policy", "model"), [(SAFETY, "judge"), (SEMANTIC, "embed")], ids=["judge", "embedding"])
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Valkey]:
-    with valkey() as server:
-        yield server
 
 
 async def provider(asked: Asked) -> None:

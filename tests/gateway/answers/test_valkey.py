@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 from redis import Redis
@@ -13,27 +13,11 @@ from redis import Redis
 from gateway.answers import Kept, Question, Tenants
 from gateway.answers.valkey import ValkeyStore
 from tests.gateway.counters.test_valkey import between
-from tests.valkeys import Valkey, valkey
+from tests.valkeys import Valkey, empty_server, up_valkey  # noqa: F401  (pytest finds the fixture by this import)
 
 pytestmark = pytest.mark.serial  # a server that answers late is left alone, as it should be
 
 TENANTS = Tenants(b"root secret of these tests")
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[Valkey]:
-    with valkey() as server:
-        yield server
-
-
-@pytest.fixture
-def server(running: Valkey) -> Iterator[Valkey]:
-    """Up, thawed and empty."""
-    running.say("FLUSHALL")
-    yield running
-    running.thaw()
-    if running.say("PING") != "+PONG":
-        running.start()
 
 
 @pytest.fixture
