@@ -33,7 +33,7 @@ class Escapes:
         self._json: bool | None = None  # does it begin as an object or a list does?  None: it has not begun
         self._pieces: list[str] = []  # the source, without a part of an escape at an end …
         self._begins: list[int] = []  # … and where each of them begins
-        self._inside = [False]  # do they begin within a string?  Of those that somebody asked about
+        self._inside = [False]  # do they begin within a string?  And the next one
         self._looked = (0, 0, False)  # (piece, place in it, is that within a string): the last answer
 
     def feed(self, piece: str, final: bool = False) -> str:
@@ -48,14 +48,17 @@ class Escapes:
         self._begins.append(self._size)
         if self._json is None and (begun := raw.lstrip()):
             self._json = begun[0] in "{["
+        quotes = raw.count('"')
         if "\\" not in raw:
             self._size += len(raw)
             self._plain += len(raw)
+            self._inside.append(self._inside[-1] ^ (quotes % 2 == 1))
             return raw
         parts: list[str] = []
         done = 0
         for escape in _ESCAPE.finditer(raw):
             code, letter = escape[1], escape[2]
+            quotes -= letter == '"'
             before = raw[done : escape.start()]
             character = _LETTERS.get(letter, letter) if code is None else chr(int(code, 16))
             if code is not None and "\ud800" <= character <= "\udfff":
@@ -68,6 +71,7 @@ class Escapes:
         parts.append(raw[done:])
         self._plain += len(raw) - done
         self._size += len(raw)
+        self._inside.append(self._inside[-1] ^ (quotes % 2 == 1))
         return "".join(parts)
 
     def source(self, place: int) -> int:
@@ -79,7 +83,6 @@ class Escapes:
         """What lies before a place in the text is not asked for again.  Half by half, so that time stays linear."""
         begins, plains, source = self._begins, self._plains, self.source(place)
         if begins and begins[len(begins) // 2] < source and (gone := bisect_right(begins, source) - 1) > 0:
-            self._in_string(begins[gone])
             del begins[:gone], self._pieces[:gone], self._inside[:gone]
             self._looked = (0, 0, self._inside[0])
         if plains and plains[len(plains) // 2] < place and (gone := bisect_right(plains, place) - 1) > 0:
@@ -102,8 +105,6 @@ class Escapes:
         if not self._begins:
             return False
         last = max(bisect_right(self._begins, place) - 1, 0)
-        while len(self._inside) <= last:
-            self._inside.append(self._inside[-1] ^ _turns(self._pieces[len(self._inside) - 1]))
         piece, at, inside = self._looked
         offset = max(place - self._begins[last], 0)
         if piece != last or offset < at:

@@ -77,7 +77,7 @@ class Holding:
         self._splitter = sse.Splitter(MOST) if stream else None
         self._whole: list[bytes] = []  # of an answer that is not streamed
         self._queue: deque[_Event] = deque()
-        self._ready: list[_Event] = []  # before the queue: what waits for nothing any more
+        self._ready: deque[_Event] = deque()  # before the queue: what waits for nothing any more
         self._lanes = Lanes(judge, seconds, characters)
         self._timed: dict[Lane, None] = {}  # what was not decided by those who do in time; the longest waiting first
         self._changed: set[Place] = set()  # groups whose text was changed
@@ -203,10 +203,12 @@ class Holding:
             if any(edit.label for edit in judge.edits):
                 self._unjudged("escapes in a text")
 
-    async def _take_all(self, said: Sequence[documents.Read]) -> list[bytes]:
-        """An answer that is whole, in one or several; each as it leaves."""
+    async def _take_all(self, said: list[documents.Read]) -> list[bytes]:
+        """An answer that is whole, in one or several; each as it leaves.  Empties `said`: to free it all takes time."""
         await _aside(self._held, self._lanes.whole, (part for _, parts, _ in said for part in parts))
-        for raw, parts, is_json in said:
+        said.reverse()
+        while said:
+            raw, parts, is_json = said.pop()
             self._ready.append(event := _Event(raw, b"", raw if is_json else None))
             await self._take_parts(event, parts)
         await self._finish()
@@ -289,14 +291,14 @@ class Holding:
 
     async def _release(self) -> list[bytes]:
         leaving: list[bytes] = []
-        for event in self._ready:
+        while self._ready:
+            event = self._ready.popleft()
             leaving.append(await _aside(len(event.raw), self._write, event))
             self._held -= event.size
             for piece in event.pieces:
                 for lane, start in piece.lanes:
                     _forget(lane.judge.edits, start)
             await self._breathe()
-        self._ready.clear()
         return leaving
 
     def _write(self, event: _Event) -> bytes:

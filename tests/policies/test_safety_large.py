@@ -17,6 +17,7 @@ from policies.safety import Safety
 from tests import safety_streams as streams
 
 BLOCKED = 0.02  # seconds of work in one go, at most
+pytestmark = pytest.mark.serial
 
 
 def frame(*choices: dict[str, Any]) -> bytes:
