@@ -72,7 +72,7 @@ class Tally:
         self.latencies = array("q")
         self.open = 0
         self.wires: list[asyncio.Transport] = []
-        self.number = time.time_ns() // 1_000_000 % 10**10 if differs else 0  # of the next call: none came before
+        self.number = time.time_ns() // 10_000 % 10**10 if differs else 0  # of the next call: none came before
         self.stopped = False
         self.over = asyncio.get_running_loop().create_future()
 
