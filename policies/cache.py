@@ -193,7 +193,7 @@ class Cache(Policy[_Seat]):
             kept, now = await self._store.get(question)
             if kept is not None and kept.at >= youngest and self._serve(x, kept.body, "hit", kept):
                 return None if claim is None else _Seat(claim, kept.body)
-            flight = await self._under_way(question, now)
+            flight = await self._under_way(question, now) if question.key in self._flights else None
             if flight is None or not flight.kept or flight.leader.started_at < youngest:
                 if self._nearby is not None and not looked:  # which may take a while: others may have come meanwhile
                     looked, meant = True, await self._nearby.understand(x, question)

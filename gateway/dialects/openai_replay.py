@@ -38,6 +38,9 @@ class _Whole(msgspec.Struct):
     choices: list[_Choice] | None = None
 
 
+_shape = msgspec.json.Decoder(_Whole).decode
+
+
 def _read(whole: bytes) -> tuple[Json, _Whole] | None:
     """All of it, for what is passed over is not looked at: it may be no Unicode."""
     try:
@@ -48,11 +51,13 @@ def _read(whole: bytes) -> tuple[Json, _Whole] | None:
 
 
 def look(whole: bytes) -> Looked | None:
-    """What decides whether an answer may be kept; None where no stream could be made of it."""
-    read = _read(whole)
-    if read is None:
+    """What decides whether an answer may be kept; None where it has not the shape of one."""
+    try:
+        said = _shape(whole)
+        if not whole.isascii():
+            whole.decode()  # what is passed over was not looked at
+    except (ValueError, RecursionError):
         return None
-    _, said = read
     finish: list[str] = []
     tools: list[str] = []
     for choice in said.choices or ():
