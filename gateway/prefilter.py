@@ -24,7 +24,10 @@ _DECODED: Final = (
     r'"data:',
     r'"(?:prompt|input)"\s*:\s*\[',
     r'"partial_image_b64"|"result"\s*:\s*"',
+    r'"message"\s*:\s*\{[^\x00]*"\s*:\s*\[\s*[^\]\s]',  # unless all such lists are of calls; must be the last
 )
+_LIST: Final = re.compile(rb'"((?:[^"\\]|\\.)*+)"\s*+:\s*+\[\s*+(?!\])')
+_UNJOINED: Final = frozenset({b"choices", b"tool_calls"})
 # What nobody reads, and is full of digits (gateway/dialects: identifiers and enumerations): in the JSON's own fields …
 _SKIPPED: Final = re.compile(
     rb'"(?<!\\")(?:id|model|created|system_fingerprint)": ?(?:"[\w.:/-]{0,64}"|[0-9]{1,12})'  # from a letter on: fast
@@ -66,6 +69,7 @@ class Prefilter:
         usable = self._scanners.items() if self.usable else ()
         self._owners = {hint: (at, place) for at, one in usable for place, hint in enumerate(look.places[one])}
         self._scan, self._least = look.scan if self.usable else None, look.least
+        self._list = look.least + len(_DECODED) - 1
         self._rest: dict[tuple[int, ...], tuple[list[Rule], str]] = {}
 
     def suspects(self, body: bytes) -> tuple[list[Rule], str] | None:
@@ -87,6 +91,7 @@ class Prefilter:
 
     def _near(self, body: bytes) -> tuple[bytes | None, dict[int, list[int]]]:
         """The body as its texts are, or None where it must be decoded; and the hints in it, of each rule."""
+        raw = body
         if b"\\" in body:
             if b"\\u" in body or b"\\\\" in body:
                 return None, {}
@@ -99,6 +104,8 @@ class Prefilter:
         near: dict[int, list[int]] = {}
         for hit in hits:
             if hit >= self._least:
+                if hit == self._list and _UNJOINED.issuperset(_LIST.findall(raw)):
+                    continue
                 return None, {}
             if (owner := self._owners.get(hit)) is not None:
                 near.setdefault(owner[0], []).append(owner[1])

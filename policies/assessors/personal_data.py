@@ -258,17 +258,16 @@ def _numbers(text: str, behind_words: bool = True) -> Iterator[Found]:
     """Every run of digits may hold several numbers; the one with the strongest check is taken first."""
     for match in _RUN.finditer(text):
         start = _opens(text, match.start())
-        if start and text[start - 1].isalnum() and not (start > 1 and text[start - 2] == "\\"):
-            continue
         run = _Run(text, match.start(), match.end(), behind_words)
-        at, count = 0, len(run.starts)
+        of_word = start > 0 and text[start - 1].isalnum() and text[start - 2 : start - 1] != "\\"
+        at, count = int(of_word), len(run.starts)  # the first group may end a word
         while at < count:
             until = run.joined(at)
             if run.offsets[until] - run.offsets[at] < 8:  # no number here is shorter
                 at += 1
                 continue
             label, last = _checked(run, at, until)
-            if not label:
+            if not label and not of_word:  # which, as IBANs do, may go on in groups
                 label, last = _phone(run, at, until)
             if label:
                 begin, end = run.starts[at], run.ends[last]

@@ -113,3 +113,25 @@ def test_random_cuts_of_samples_are_never_clear_when_they_hold_something() -> No
         text = one.text[at:] + " " + one.text
         if secrets.scan(text):
             assert not clear(every, body(text))
+
+
+PARTS = {
+    "strings": {"content": ["AKI", "AQZXW5BTRNKLM2PQ7"]},
+    "thinking": {"content": [{"type": "thinking", "thinking": "AKI"}, {"thinking": "AQZXW5BTRNKLM2PQ7"}]},
+    "reasoning": {"content": None, "reasoning_content": ["AKI", "AQZXW5BTRNKLM2PQ7"]},
+}
+
+
+@pytest.mark.parametrize("message", PARTS.values(), ids=PARTS)
+@pytest.mark.parametrize("indent", [None, 1])
+def test_a_text_in_several_parts_is_decoded_whatever_they_are_called(
+    message: dict[str, object], indent: int | None
+) -> None:
+    said = {"id": "x", "choices": [{"index": 0, "message": {"role": "assistant", **message}, "finish_reason": "stop"}]}
+    assert asked(prefilter("secrets"), json.dumps(said, indent=indent).encode()) is None
+
+
+def test_lists_of_calls_and_empty_ones_are_no_text_in_parts() -> None:
+    call = {"id": "call_1", "type": "function", "function": {"name": "look", "arguments": '{"near":["home"]}'}}
+    message = {"role": "assistant", "content": None, "tool_calls": [call], "annotations": []}
+    assert clear(prefilter("secrets"), json.dumps({"choices": [{"index": 0, "message": message}]}).encode())

@@ -80,3 +80,16 @@ def test_a_body_is_in_doubt_where_a_number_may_stand_behind_its_word_in_the_mess
 
 def test_letters_that_are_alike_in_another_case_break_nothing() -> None:
     assert places(made("personal_data"), "DE89 3704 \u212a044 0532 0130 00, \u212aS123456C, 1234567\u017f") == []
+
+
+BEHIND = ("order A12 ", "pay with card2 ", "Q3-", "H2/", "step1. ", "IBAN DE89 3704 0044 0532 0130 00 ")
+
+
+@pytest.mark.parametrize("before", BEHIND)
+def test_a_number_behind_a_word_that_ends_in_a_digit_is_found(before: str) -> None:
+    text = f"{before}4111 1111 1111 1111"
+    assert "4111 1111 1111 1111" in [text[one.start : one.end] for one in made("personal_data").scan(text)]
+
+
+def test_what_belongs_to_a_word_is_not_a_number() -> None:
+    assert not made("personal_data").scan("serial X4111111111111111 and a4111-1111-1111-1111")
