@@ -55,11 +55,7 @@ class Questions:
 
     def of(self, x: Exchange) -> Question:
         """For a body of a megabyte this takes milliseconds; it may be called in a thread."""
-        head, counting = self._known.get((x.endpoint, x.alias)) or self._learn(x.endpoint, x.alias)
-        if counting and not x.headers.keys().isdisjoint(counting):
-            head += b"".join([b"%b:%b\n" % (name, x.headers[name]) for name in counting if name in x.headers])
-        caller, tenant = x.caller, self._tenants[self.tenant(x)]
-        head += self._changed(caller.team)
+        head, caller, tenant = self._head(x), x.caller, self._tenants[self.tenant(x)]
         if self._masks:  # placeholders are numbered as the values stand in the body, all of it
             head += b"\0".join([name.encode() for name in x.fields if name not in _SENT])
             head += b"\0" + besides(x)
@@ -80,8 +76,7 @@ class Questions:
             rest = [before, last]
         if not isinstance(said, str) or not said.strip():
             return None
-        head, _ = self._known[x.endpoint, x.alias]
-        same = [head, self._changed(x.caller.team), canonical(x.fields, UNASKED | {field}), msgspec.json.encode(rest)]
+        same = [self._head(x), canonical(x.fields, UNASKED | {field}), msgspec.json.encode(rest)]
         return question.tenant.mac(b"context" + b"\0".join(same)), said
 
     def tenant(self, x: Exchange) -> str:
@@ -96,6 +91,13 @@ class Questions:
             return f"team {team}"
         born = self._teams.born
         return "group " + " ".join([team if one == caller.team else f"{one} {born.get(one, '')}" for one in group])
+
+    def _head(self, x: Exchange) -> bytes:
+        """All that counts beside the body."""
+        head, counting = self._known.get((x.endpoint, x.alias)) or self._learn(x.endpoint, x.alias)
+        if counting and not x.headers.keys().isdisjoint(counting):
+            head += b"".join([b"%b:%b\n" % (name, x.headers[name]) for name in counting if name in x.headers])
+        return head + self._changed(x.caller.team)
 
     def _changed(self, team: str) -> bytes:
         """Which rules change what this team asks.  Of a group, those whose questions reach the provider alike share."""

@@ -340,7 +340,7 @@ class Cache(Policy[_Seat]):
         if final is None or not final.complete or final.target.alias != x.alias or len(body) > self._longest:
             return False
         if x.endpoint == "embeddings":
-            return True
+            return b'"error"' not in body
         found = x.dialect.look(body)
         if found is None or not found.finish or not _ENDED.issuperset(found.finish):
             return False

@@ -95,7 +95,8 @@ def _gather(stream: bytes) -> bytes | None:
         return None
     top: Json = {}
     choices: dict[int, Json] = {}
-    for raw in stream.split(b"\n\n"):
+    lines = stream.split(b"\n\n") if b"\r" not in stream else sse.Splitter(len(stream)).feed(stream)
+    for raw in lines:
         data = sse.data(raw + b"\n\n")
         if data is None or data == b"[DONE]":
             continue
@@ -137,7 +138,10 @@ def _add(whole: Json, delta: Json) -> None:
         if name == "tool_calls":
             calls = whole.setdefault(name, {})
             for at, call in enumerate(value or ()):
-                _add(calls.setdefault(call.get("index", at), {}), {k: v for k, v in call.items() if k != "index"})
+                begun = calls.setdefault(call.get("index", at), {})
+                if begun.get("id") and call.get("id", begun["id"]) not in ("", None, begun["id"]):
+                    raise TypeError("two calls in one place cannot be told apart")
+                _add(begun, {k: v for k, v in call.items() if k != "index"})
         elif have is None or value is None:
             whole[name] = value if have is None else have
         elif isinstance(value, str) and isinstance(have, str):

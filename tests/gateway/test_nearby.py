@@ -134,6 +134,7 @@ DIFFERS: dict[str, dict[str, Any]] = {
     "tools": {"tools": [{"type": "function", "function": {"name": "f"}}]},
     "a parameter": {"top_p": 0.5},
     "a field of tomorrow": {"num_ctx": 1},
+    "a header that reaches the provider": {"headers": {"openai-beta": "assistants=v2"}},
     "parts instead of text": {"messages": [{"role": "user", "content": [{"type": "text", "text": LIKE}]}]},
     "no user at the end": {"messages": [{"role": "assistant", "content": LIKE}]},
 }

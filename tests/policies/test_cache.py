@@ -282,6 +282,18 @@ async def test_is_never_kept(what: str) -> None:
         assert len(up.asked) == 2
 
 
+async def test_embeddings_beside_an_error_are_not_kept() -> None:
+    async def script(asked: Asked) -> None:
+        said = {"object": "list", "data": [], "model": "m", "error": {"message": "overloaded"}}
+        await asked.wire.whole(200, json.dumps(said).encode())
+
+    async with cached(script) as (gateway, up):
+        for _ in range(2):
+            told = await gateway.client.post("/v1/embeddings", json={"model": "m", "input": ["a", "b"]})
+            assert word(told) == "miss"
+        assert len(up.asked) == 2
+
+
 async def test_an_answer_whose_caller_hung_up_is_not_kept() -> None:
     async def script(asked: Asked) -> None:
         await say(asked, events(*"abcdefgh"), pause=0.05)

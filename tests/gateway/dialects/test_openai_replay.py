@@ -167,6 +167,25 @@ def test_what_decides_whether_an_answer_may_be_kept() -> None:
     assert look(b"{") is None
 
 
+@pytest.mark.parametrize("end", [b"\r\n", b"\r", b"\n"])
+def test_lines_may_end_in_any_way_that_the_format_has(end: bytes) -> None:
+    first = b'data: {"choices":[{"index":0,"delta":{"content":"a"}}]}'
+    second = b'data: {"choices":[{"index":0,"delta":{"content":"b"},"finish_reason":"stop"}]}'
+    whole = gather(end.join([first, b"", second, b"", b""]) + b"data: [DONE]\n\n")
+    assert whole is not None
+    assert json.loads(whole)["choices"][0]["message"]["content"] == "ab"
+
+
+def test_two_calls_in_one_place_are_not_made_one() -> None:
+    def call(id: str, name: str) -> bytes:
+        function = {"name": name, "arguments": "{}"}
+        delta = {"tool_calls": [{"index": 0, "id": id, "type": "function", "function": function}]}
+        return b"data: %b\n\n" % json.dumps({"choices": [{"index": 0, "delta": delta}]}).encode()
+
+    assert gather(call("call_1", "look") + call("call_2", "delete_all") + b"data: [DONE]\n\n") is None
+    assert gather(call("call_1", "look") + call("call_1", "look") + b"data: [DONE]\n\n") is not None
+
+
 UNTOLD = {
     "no Unicode": b'{"choices":[{"message":{"content":"\xff"}}]}',
     "no json": b"{",
