@@ -95,8 +95,8 @@ def _gather(stream: bytes) -> bytes | None:
         return None
     top: Json = {}
     choices: dict[int, Json] = {}
-    lines = stream.split(b"\n\n") if b"\r" not in stream else sse.Splitter(len(stream)).feed(stream)
-    for raw in lines:
+    events = stream.split(b"\n\n") if b"\r" not in stream else sse.Splitter(len(stream)).feed(stream)
+    for raw in events:
         data = sse.data(raw + b"\n\n")
         if data is None or data == b"[DONE]":
             continue

@@ -282,6 +282,21 @@ async def test_is_never_kept(what: str) -> None:
         assert len(up.asked) == 2
 
 
+async def test_a_stream_whose_lines_end_in_crlf_is_kept_also_for_its_idempotency_key() -> None:
+    async def script(asked: Asked) -> None:
+        await say(asked, [piece.replace(b"\n", b"\r\n") for piece in events("Hel", "lo")])
+
+    async with cached(script) as (gateway, up):
+        for headers in ({}, {"idempotency-key": "k"}):
+            text = f"asked with {len(headers)}"
+            assert word(await ask(gateway, text, headers=headers, stream=True)) == "miss"
+            told = await ask(gateway, text, headers=headers, stream=True)
+            assert (word(told), "lo" in told.text) == ("hit", True)
+        whole = await ask(gateway, "asked with 0")
+        assert whole.json()["choices"][0]["message"]["content"] == "Hello"
+        assert len(up.asked) == 2
+
+
 async def test_embeddings_beside_an_error_are_not_kept() -> None:
     async def script(asked: Asked) -> None:
         said = {"object": "list", "data": [], "model": "m", "error": {"message": "overloaded"}}

@@ -246,6 +246,29 @@ async def test_every_choice_and_every_tool_call_is_judged() -> None:
         assert json.loads(got[2]["message"]["tool_calls"][0]["function"]["arguments"]) == {"k": SHOWN}
 
 
+HALVES = SECRET[:3], SECRET[3:]
+LISTS: dict[str, dict[str, Any]] = {
+    "strings": {"content": [*HALVES]},
+    "thinking": {"content": [{"type": "thinking", "thinking": half} for half in HALVES]},
+    "reasoning": {"content": None, "reasoning_content": [*HALVES]},
+}
+
+
+@pytest.mark.parametrize("said", LISTS.values(), ids=LISTS)
+async def test_a_whole_message_in_parts_of_any_shape_is_one_text(said: dict[str, Any]) -> None:
+    async def script(asked: Asked) -> None:
+        message = {"role": "assistant", **said}
+        await asked.wire.whole(200, answer(choices=[{"index": 0, "message": message, "finish_reason": "stop"}]))
+
+    async with (
+        scripted(script) as up,
+        running(config(up.url, policies=safety({"use": "secrets", "action": "redact"}))) as gateway,
+    ):
+        got = await gateway.chat()
+        assert got.status_code == 200
+        assert HALVES[1] not in got.text
+
+
 async def test_log_probabilities_do_not_tell_what_was_taken_out() -> None:
     logprobs = {"content": [{"token": SECRET, "logprob": -0.1, "bytes": list(SECRET.encode()), "top_logprobs": []}]}
 
