@@ -19,15 +19,38 @@ Depth = Literal["words", "facts"]
 
 LONGEST: Final = 4000  # characters: beyond, no two questions are held to be the same
 
-# Names of files, addresses and code keep their signs; numbers keep their points; words keep their apostrophes.
+# Names of files, addresses and code keep their signs; numbers keep their points; words keep their apostrophes.  All
+# else is a sign, but what parts sentences: also marks of a script that writes its vowels so, and breaks of a line.
 _TOKEN: Final = re.compile(
-    r"https?://\S+|[\w.+-]+@[\w-]+\.[\w.]+|[$€£¥]|%|"
-    r"[+-]?\d[\d.,:/-]*\d|[+-]?\d|"
-    r"[^\W\d_]+(?:['’][^\W\d_]+)*(?:[\w.:/#-]*[\w#])?|[\w]+|[<>=+*/^]+"
+    r"https?://\S+|[\w.+-]{1,64}@[\w-]+\.[\w.]+|"
+    r"(?<!\w)\.\d+|[+-]?\d[\d.,:/-]*\d|[+-]?\d|"
+    r"[^\W\d_]+(?:'[^\W\d_]+)*(?:[\w.:/#-]*[\w#])?|[\w]+|[<>=+*/^]+|\n[ \t]*|"
+    r"(?<=[\d)])!|(?<=\b\w)!|(?P<parts>(?:\.\.\.|[.,;:?!…¿¡—])(?![.,;:?!]))|[^\w\s]"
 )
-_HOW: Final = re.compile(r"\bhow (?:can|could|would|does|do)\b", re.IGNORECASE)  # `how can I` is `how do I`
-_POLITE: Final = re.compile(r"(?:^|(?<=[.!?,] ))(?:please )?(?:can|could|would|will) you\b", re.IGNORECASE)
-_QUOTED: Final = re.compile(r"[\"“«`]([^\"”»`]+)[\"”»`]")
+_THOUSANDS: Final = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
+_QUOTED: Final = re.compile(r"[\"`]([^\"`]+)[\"`]")
+_ONE_SIGN: Final = str.maketrans("’‘“”«»„–−", '\'\'"""""--')
+_BEGIN: Final = r"(?:^|(?<=[.!?,;:] ))(?:please )?"
+# Said for politeness, or in two ways: each as it is said instead.
+_FRAMES: Final = tuple(
+    (re.compile(frame, re.IGNORECASE), instead)
+    for frame, instead in (
+        (r"(?<!\w)'([^']*)'(?!\w)", r'"\1"'),
+        (r"\bwhats\b", "what is"),
+        (r"\b(what|who|where|when|why|how|it|that|there|here|he|she)'s\b", r"\1 is"),
+        (r"'(?:re|m)\b", " are"),
+        (r"'ve\b", " have"),
+        (r"'ll\b", " will"),
+        (r"^(?:hi|hello|hey)(?: there)?\b[,.!]? ?", ""),
+        (r"[,.!?]? (?:thanks|thank you|please)[.!]*$", ""),
+        (_BEGIN + r"(?:can|could|would|will) you\b ?", ""),
+        (_BEGIN + r"(?:(?:tell|give|show|help) me|let me know)\b ?", ""),
+        (_BEGIN + r"(write|find|recommend|suggest) me\b", r"\1"),
+        (r"^(?:please )?(explain\b.*) to me\b(?=\W*$)", r"\1"),
+        (r"\bhow (?:(?:can|could|would|do) I|does one)\b", "how to"),
+        (r"\bhow (?:can|could|would)\b", "how do"),
+    )
+)
 
 
 def _words(text: str) -> frozenset[str]:
@@ -60,11 +83,12 @@ _POLAR: Final = _words(
     "disconnect attach detach show hide visible hidden expand collapse ascending descending asc desc read write "
     "readable writable upgrade downgrade forward backward horizontal vertical local remote online offline alive dead "
     "life death love hate like dislike with without include exclude inclusive exclusive can should must may might will "
-    "would could shall need want optional required mandatory voluntary per from to into onto by for since until"
+    "would could shall need want optional required mandatory voluntary "
+    "just exactly about very per from to into onto by for since until"
 )
 _ASKS: Final = {
     **dict.fromkeys(("who", "whom", "whose"), "who"),
-    **{word: word for word in ("when", "where", "why", "which", "if", "whether", "whats", "vs", "versus", "or")},
+    **{word: word for word in _words("what how when where why which if whether vs versus or")},
     **dict.fromkeys(("many", "much", "far", "often", "tall", "deep", "wide", "expensive", "cost", "price"), "amount"),
 }
 _NUMBERS: Final = dict(
@@ -79,15 +103,21 @@ _NUMBERS: Final = dict(
     )
 )
 _TENSES: Final = {**dict.fromkeys(("was", "were", "had", "did"), "past"), "will": "future"}
-# Said for politeness, or to make a sentence: they carry nothing that the other classes do not.
+# Who is meant, and whether somebody is, has or does something.
+_WHO: Final = {
+    word: group.split()[0]
+    for group in (
+        "I me my mine myself i", "you your yours yourself yourselves", "he him his himself", "she her hers herself",
+        "we us our ours ourselves", "they them their theirs themselves", "is are am be been being", "has have having",
+        "does do doing done", "this these", "that those", "here", "there",
+    )
+    for word in group.split()
+}  # fmt: skip
+# They carry nothing that the other classes do not.
 _EMPTY: Final = _words(
-    "a an the this that these those i me my mine we us our you your he him his she her they them their it its is are "
-    "was were be been being am do does did doing done has have had having of at as and so than then there here please "
-    "kindly thanks thank hi hello hey dear just really very quite simply exactly actually basically tell know explain "
-    "describe say let us get how what whats what's i'm i'd i've it's that's there's you're we're let's ok okay well "
-    "about also like want need can could would will should may help question wondering wonder looking answer way "
-    "possible able give show"
-) - {"should", "may"}
+    "a an the it its of and so then please kindly really simply basically let's ok okay well also need can could would "
+    "will may"
+)
 _SAME: Final = {
     word: group.split()[0]
     for group in (
@@ -100,7 +130,7 @@ _SAME: Final = {
     )
     for word in group.split()
 }  # fmt: skip
-_ENDINGS: Final = ("'s", "’s", "ies", "ing", "es", "ed", "s")
+_ENDINGS: Final = ("'s", "ies", "ing", "es", "ed", "s")
 
 
 class Facts(NamedTuple):
@@ -114,30 +144,31 @@ def facts(text: str) -> Facts | None:
     """None where the text is too long to be compared."""
     if len(text) > LONGEST:
         return None
-    text = unicodedata.normalize("NFKC", text).replace("’", "'")
-    text = _HOW.sub("how do", _POLITE.sub("", text))
-    turns: list[str] = [f"quoted {quoted.strip()}" for quoted in _QUOTED.findall(text)]
+    text = unicodedata.normalize("NFC", text).strip().translate(_ONE_SIGN)
+    for frame, instead in _FRAMES:
+        text = frame.sub(instead, text)
+    turns: list[str] = [f"quoted {quoted}" for quoted in _QUOTED.findall(text)]
     words: list[str] = []
     start = True
     for found in _TOKEN.finditer(text):
-        token = found.group()
-        turn, word = _read(token, start)
-        if turn:
-            turns.append(turn)
-        if word:
-            words.append(word)
-        rest = text[found.end() : found.end() + 2]
-        start = rest[:1] in (".", "!", "?", ":", "\n") or not rest
+        if found.lastgroup != "parts":
+            turn, word = _read(found.group(), start)
+            if turn:
+                turns.append(turn)
+            if word:
+                words.append(word)
+        ended = text[found.end() : found.end() + 1] in ("", ".", "!", "?", ":", "\n")
+        start = ended or found.group()[0] == "\n" or (start and found.lastgroup == "parts")
     return Facts(tuple(turns), tuple(words))
 
 
 def _read(token: str, start: bool) -> tuple[str, str]:
     """What a token turns on, and what it means as a word; either may be empty.  start: of a sentence."""
     lower = token.lower()
-    if lower in _NUMBERS:
-        return f"number {_NUMBERS[lower]}", _NUMBERS[lower]
+    if (number := _NUMBERS.get(lower)) is not None:
+        return f"{'number' if number[0].isdigit() else 'sign'} {number}", number
     if any(c.isdigit() for c in token):
-        plain = lower.strip(".,:/").replace(",", "") if re.fullmatch(r"[+-]?\d[\d.,]*", token) else lower
+        plain = token.replace(",", "") if _THOUSANDS.fullmatch(token) else token
         return f"number {plain}", plain
     if lower in _NEGATIONS or lower.endswith("n't"):
         return f"not {'not' if lower.endswith(_NT) else lower}", "not"
@@ -145,11 +176,12 @@ def _read(token: str, start: bool) -> tuple[str, str]:
         return f"tense {_TENSES[lower]}", ""
     if lower in _ASKS:
         return f"asks {_ASKS[lower]}", _ASKS[lower]
+    if (who := _WHO.get(lower)) is not None and (len(token) == 1 or not token.isupper()):  # `us` is not the US
+        return f"who {who}", ""
     if not any(c.isalpha() for c in token):
         return f"sign {token}", token
-    name = _is_name(token, start)
-    if name:
-        return f"name {lower.removesuffix(chr(39) + 's')}", lower.removesuffix("'s")
+    if _is_name(token, start):  # as it is written: Mb is not MB
+        return f"name {token.removesuffix(chr(39) + 's')}", lower.removesuffix("'s")
     stem = _stem(lower)
     if lower in _POLAR:
         return f"polar {stem}", "" if lower in _EMPTY else stem
@@ -157,10 +189,10 @@ def _read(token: str, start: bool) -> tuple[str, str]:
 
 
 def _is_name(word: str, start: bool) -> bool:
-    """A capital in the middle of a sentence, capitals or signs within a word; not `I`."""
+    """A capital in the middle of a sentence, capitals or signs within a word."""
     if re.search(r"[./@#:_]", word) or (len(word) > 1 and word[1:] != word[1:].lower()):
         return True
-    return word[0].isupper() and not start and word.partition("'")[0] != "I"
+    return word[0].isupper() and not start
 
 
 def _stem(word: str) -> str:

@@ -173,6 +173,43 @@ Go to https://a.example/x | Go to https://a.example/y
 Ist das erlaubt? | Ist das nicht erlaubt?
 Je veux annuler | Je ne veux pas annuler
 Quiero cancelar | No quiero cancelar
+What is my name? | What is your name?
+Is the contract I signed valid? | Is the contract they signed valid?
+Summarise what we owe them | Summarise what they owe us
+What is his salary? | What is her salary?
+Is he married? | Is she married?
+Where do we live? | Where do they live?
+Does he owe me? | Do I owe him?
+What does 😀 mean? | What does 😡 mean?
+What is 5²? | What is 52?
+What is x₁? | What is x1?
+What is 5!? | What is 5?
+What is n! in code? | What is n in code?
+What is 12 × 7? | What is 12 ÷ 7?
+What is 12 − 7? | What is 12 7?
+What is 12 - 7? | What is 12 7?
+What is .5 plus 2? | What is 5 plus 2?
+What is 1,5 plus 2? | What is 15 plus 2?
+Is a ≤ b? | Is a ≥ b?
+What is A ∪ B? | What is A ∩ B?
+What is √ 16? | What is 16?
+What is A & B? | What is A | B?
+Convert ₹ 10 | Convert ₩ 10
+Is (a + b) * c even? | Is a + (b * c) even?
+What is f'(x)? | What is f(x)?
+दिन क्या है? | दान क्या है?
+Is 5 Mb a lot? | Is 5 MB a lot?
+Is a dog a friend? | Has a dog a friend?
+What is a lawyer? | What does a lawyer do?
+How is it made? | What is it made of?
+Decode aB3xZ9 | Decode ab3xz9
+How do I work? | How do you work?
+How long is " a"? | How long is "a"?
+How do you say hi? | How do you say hello?
+Show just admins | Show admins
+Is that about 5? | Is that exactly 5?
+Translate this | Translate that
+Is he in the US? | Is he in us?
 """.strip()
 
 

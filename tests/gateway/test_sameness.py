@@ -36,6 +36,13 @@ def test_numbers_are_the_same_however_they_are_written() -> None:
     assert same("What is 5,000 plus 2?", "What is 5000 plus two?")
     assert not same("What is 5.000 plus 2?", "What is 5000 plus 2?")  # a point may be a decimal's
     assert not same("at 6:30", "at 630")
+    assert same("What is 50 percent of 10?", "What is 50% of 10?")
+
+
+def test_lines_and_their_indentation_are_seen() -> None:
+    assert not same("if a:\n    b\nc", "if a:\n    b\n    c")
+    assert not same("1 2\n3", "1\n2 3")
+    assert same("a\n\nb\n", "a\n\nb")
 
 
 def test_what_is_too_long_is_not_compared() -> None:
@@ -43,7 +50,23 @@ def test_what_is_too_long_is_not_compared() -> None:
 
 
 def test_the_check_is_quick_on_hostile_texts() -> None:
-    for text in ("'" * 4000, "a'" * 2000, "1,." * 1300, "http://" * 500, '"' * 4000, "é" * 4000, "a@" * 2000):
+    for text in (
+        "'" * 4000,
+        "a'" * 2000,
+        "1,." * 1300,
+        "http://" * 500,
+        '"' * 4000,
+        "é" * 4000,
+        "a@" * 2000,
+        "." * 4000,
+        "a+" * 2000,
+        "-" * 4000,
+        "दि" * 2000,
+        "\n " * 2000,
+        "explain " * 500,
+        "how " * 1000,
+        "' a" * 1300,
+    ):
         began = time.perf_counter()
         facts(text)
         assert time.perf_counter() - began < 0.02, text[:10]
