@@ -95,9 +95,8 @@ class Attempt(Struct, eq=False):
     complete: bool = False  # False: the provider may have billed more than we saw …
     free: bool = False  # … unless it certainly billed nothing
     error: GatewayError | None = None
-    cap: int | None = (
-        None  # output tokens per choice that the provider is told to stay within; None: as the caller wrote
-    )
+    cap: int | None = None  # output tokens per choice that the provider is told to keep; None: as the caller wrote
+    lowered: bool = False  # the cap is below what the caller asked for, for want of money
     why: str = ""  # why this target was tried: first | fallback: <code of the error before>
     provider_request_id: str = ""
 

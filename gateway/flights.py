@@ -105,6 +105,8 @@ class Flight:
         follower = Follower(self)
         self._followers[follower] = None
         self.leader.awaited = True
+        if self.leader.presence is not None:
+            self.leader.presence.reconsider()  # its caller may have gone already
         if self._watch is None and not self.landed:
             self._look()
         return follower
@@ -186,11 +188,11 @@ class Follower:
         return self._outcome(flight.begun)
 
     async def ended(self) -> bool:
-        """Waits until it is whole.  False: as for `begun`."""
+        """Waits until it is whole.  False: as for `begun`, or it grew too long to be kept."""
         flight = self.flight
-        while not flight.landed:
+        while not flight.landed and flight.kept:
             await flight.news()
-        return self._outcome(flight.complete and flight.error is None)
+        return self._outcome(flight.landed and flight.complete and flight.error is None)
 
     def _outcome(self, good: bool) -> bool:
         """Raises what concerns every caller who asks the same."""

@@ -266,7 +266,7 @@ class Pipeline:
                 if isinstance(attempt.error, UpstreamError):
                     attempt.error = attempt.error.veiled()
             error = error.veiled()
-        x.error = error
+        x.error, x.saved = error, None
         try:
             await reply.refuse(error)
         except Exception:

@@ -68,7 +68,10 @@ class Questions:
         raw = x.fields.get(field)
         if x.endpoint == "embeddings" or raw is None:
             return None
-        said: object = msgspec.json.decode(raw)
+        try:
+            said: object = msgspec.json.decode(raw)
+        except (ValueError, RecursionError):  # a number beyond floats, say, which the provider may take
+            return None
         rest: object = None
         if isinstance(said, list) and said and isinstance(said[-1], dict) and said[-1].get("role") == "user":
             *before, last = said
@@ -130,6 +133,11 @@ def _changes(rule: Mapping[str, Any]) -> bool:
 def besides(x: Exchange) -> bytes:
     """What a call says in fields that do not count as asked."""
     return canonical({name: x.fields[name] for name in UNASKED & x.fields.keys()}, _SENT)
+
+
+def as_one(x: Exchange, other: Exchange) -> bool:
+    """May a refusal of one be the other's too?  One that may be about what does not count as asked is not."""
+    return all(x.fields.get(name) == other.fields.get(name) for name in UNASKED - {"model"})
 
 
 def _plain(value: Any) -> Any:

@@ -7,6 +7,7 @@ key go: whoever tries again is served.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Final, NamedTuple
 
@@ -28,12 +29,17 @@ class Claim(NamedTuple):
 class Repeats:
     """Belongs to one event loop."""
 
-    def __init__(self, store: Store, tenants: Tenants, seconds: float, rules: bytes) -> None:
-        """rules: a digest of all policies.  What was answered under others is not answered again."""
+    def __init__(self, store: Store, tenants: Tenants, seconds: float, rules: bytes, by_user: bool = False) -> None:
+        """rules: a digest of all policies.  What was answered under others is not answered again.
+
+        by_user: each user has keys of its own.
+        """
         self._store = store
         self._tenants = tenants
         self._ns = int(seconds * 1e9)
         self._rules = rules
+        self._by_user = by_user
+        self._ending: dict[bytes, asyncio.Future[None]] = {}  # claims whose answer is whole, and being made ready
 
     async def claim(self, x: Exchange, word: bytes, keep: bool) -> Claim | Kept:
         """What was answered, or the right to answer.  keep: an answer may be looked up and kept.
@@ -43,20 +49,25 @@ class Repeats:
         if not 0 < len(word) <= LONGEST:
             raise BadCall(f"Idempotency-Key: 1 to {LONGEST} bytes are wanted.", param="Idempotency-Key")
         caller = x.caller
-        tenant = self._tenants[f"repeats {caller.team} {caller.born} {caller.key} {caller.id}"]
+        whose = f"repeats {caller.team} {caller.born} {caller.key} {caller.id}"
+        tenant = self._tenants[f"{whose} of {x.user}" if self._by_user else whose]
         question = Question(tenant, tenant.mac(b"key" + word), caller.team, caller.key, x.alias)
         asked = tenant.mac(b"asked" + x.path.encode() + b"\0" + x.body)
+        if (ending := self._ending.get(question.key)) is not None:
+            await asyncio.wait({ending})
         kept, _ = await self._saved(x, question, asked, keep)
         if kept is None:
             holder = await self._store.claim(question, asked)
             if holder is None:
                 return await self._begin(x, question, asked, keep)
-            kept, _ = await self._saved(
-                x, question, asked, keep
-            )  # it may have been answered while the holder was asked
+            kept, _ = await self._saved(x, question, asked, keep)  # it may have been answered meanwhile
             if kept is None:
                 raise _under_way() if holder == asked else _other()
         return kept
+
+    def ending(self, claim: Claim) -> None:
+        """Its answer has ended, and is being made ready: who asks again waits for `release`."""
+        self._ending[claim.question.key] = asyncio.get_running_loop().create_future()
 
     def release(self, claim: Claim, body: bytes | None, cost: int | None) -> None:
         """body: the answer as it is when it is not streamed; None: there is none to keep."""
@@ -68,6 +79,8 @@ class Repeats:
                 self._store.put(claim.question, kept)
         finally:
             self._store.release(claim.question)
+            if (ending := self._ending.pop(claim.question.key, None)) is not None:
+                ending.set_result(None)
 
     async def _begin(self, x: Exchange, question: Question, asked: bytes, keep: bool) -> Claim | Kept:
         """With the right to answer.  Whoever had it before may have been answered since it was looked up."""

@@ -129,6 +129,7 @@ class Budget(Policy[_Held]):
             less = shrunk(x, attempt.target, rate, model, found.available)
             if less is not None:
                 found = await books.hold(id, claims, less.amount, key, note)
+                attempt.lowered = less.cap != most.cap
                 most = less
                 if less.cap is not None:
                     _tell(x, _CAP, b"%d" % less.cap)

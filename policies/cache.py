@@ -26,14 +26,14 @@ from gateway import settings
 from gateway.answers import Answers, Generations, Kept, Question, Tenants
 from gateway.body import LARGE
 from gateway.dialects import Chunk
-from gateway.errors import UpstreamError
+from gateway.errors import Denied, GatewayError, UpstreamError
 from gateway.exchange import Exchange
 from gateway.flights import Flight, Follower, Room
 from gateway.inner import Inner
 from gateway.nearby import Asked, Nearby, Semantic
 from gateway.policy import Policy
 from gateway.problems import wrong
-from gateway.questions import Questions, besides
+from gateway.questions import Questions, as_one
 from gateway.repeats import Claim, Repeats
 from gateway.roster import Teams
 from gateway.settings import Name
@@ -120,7 +120,7 @@ class Cache(Policy[_Seat]):
         tenants = Tenants(said.secret.get_secret_value().encode() if said.secret else secrets.token_bytes(32))
         self._store = answers.open(said.store, said.memory_mb * 1_048_576)
         self._questions = Questions(config, targets, tenants, said.share, said.groups, teams)
-        self._repeats = Repeats(self._store, tenants, said.idempotency_ttl, self._questions.rules)
+        self._repeats = Repeats(self._store, tenants, said.idempotency_ttl, self._questions.rules, said.share == "user")
         self._teams = None if said.teams is None else frozenset(said.teams)
         self._tools = frozenset(said.tools)
         self._ttl = int(said.ttl * 1e9)
@@ -157,14 +157,14 @@ class Cache(Policy[_Seat]):
         """Why this call is not for the cache, empty where it is; and since when an answer must be (ns, the epoch)."""
         youngest = 0
         if (said := x.headers.get(b"cache-control")) is not None:
-            for word in said.lower().split(b","):
-                word = word.strip()
+            for directive in said.lower().split(b","):
+                word, _, value = directive.partition(b"=")
+                word, value = word.strip(), value.strip(b' \t"')
                 if word == b"no-store":
                     return "no-store", 0
-                if word == b"no-cache":
-                    youngest = time.time_ns()
-                elif word.startswith(b"max-age=") and word[8:].isdigit():
-                    youngest = max(youngest, time.time_ns() - int(word[8:20]) * 1_000_000_000)
+                if word in (b"no-cache", b"max-age"):  # an age that makes no sense is 0: RFC 9111, 4.2.1
+                    seconds = int(value[:12]) if word == b"max-age" and value.isdigit() else 0
+                    youngest = max(youngest, time.time_ns() - seconds * 1_000_000_000)
         fields = x.fields
         if self._teams is not None and x.caller.team not in self._teams:
             return "team", 0
@@ -188,13 +188,13 @@ class Cache(Policy[_Seat]):
     async def _look_up(self, x: Exchange, youngest: int, claim: Claim | None) -> _Seat | None:
         long = len(x.body) > LARGE
         question = await asyncio.to_thread(self._questions.of, x) if long else self._questions.of(x)
-        meant, looked = None, self._nearby is None or long
+        meant, looked, alone = None, self._nearby is None or long, False
         while True:
             kept, now = await self._store.get(question)
             if kept is not None and kept.at >= youngest and self._serve(x, kept.body, "hit", kept):
                 return None if claim is None else _Seat(claim, kept.body)
             flight = await self._under_way(question, now) if question.key in self._flights else None
-            if flight is None or not flight.kept or flight.leader.started_at < youngest:
+            if alone or flight is None or not _shared(flight) or flight.leader.started_at < youngest:
                 if self._nearby is not None and not looked:  # which may take a while: others may have come meanwhile
                     looked, meant = True, await self._nearby.understand(x, question)
                     near = await self._nearby.find(x, question, meant, youngest) if meant is not None else None
@@ -202,9 +202,10 @@ class Cache(Policy[_Seat]):
                         return None if claim is None else _Seat(claim, near.body)
                     continue
                 x.cache = "miss"
-                return self._lead(x, _Seat(claim, None, question, now, meant), alone=flight is not None)
+                return self._lead(x, _Seat(claim, None, question, now, meant), alone or flight is not None)
             if (seat := await self._follow(x, flight, claim)) is not None:
                 return seat
+            alone = flight.complete or not _shared(flight)  # there was an answer, but none that others may have
 
     async def _under_way(self, question: Question, now: Generations | None) -> Flight | None:
         """The flight that may be joined: one that began before its team, key or model was forgotten is not."""
@@ -228,13 +229,18 @@ class Cache(Policy[_Seat]):
     async def _follow(self, x: Exchange, flight: Flight, claim: Claim | None) -> _Seat | None:
         """None: the leader was refused, or was gone, before its first byte."""
         follower, began, seat = flight.join(), clock(), None
-        alike = besides(x) == besides(flight.leader)  # else a refusal may be about what does not count as asked
+        alike = as_one(x, flight.leader)
         try:
             if x.stream and flight.leader.stream:
-                if await follower.begun():
+                if await follower.begun() and _shared(flight):
                     seat = _Seat(claim, follower=follower)
                     x.cache, x.answer = "coalesced", self._share(x, seat, follower)
-            elif await follower.ended() and flight.body is not None and self._serve(x, flight.body, "coalesced"):
+            elif (
+                await follower.ended()
+                and flight.body is not None
+                and _shared(flight)
+                and self._serve(x, flight.body, "coalesced")
+            ):
                 seat = _Seat(claim, flight.body, follower=follower)
                 x.saved = flight.cost
         except UpstreamError:
@@ -280,6 +286,9 @@ class Cache(Policy[_Seat]):
     async def _share(self, x: Exchange, seat: _Seat, follower: Follower) -> AsyncGenerator[Chunk, None]:
         async for chunk in follower.chunks():
             if chunk.last:
+                leads = follower.flight.leader.final
+                if x.caller.content != "none" and leads is not None:
+                    x.output = list(leads.answer.text)
                 x.saved = follower.flight.cost
                 if seat.claim is not None and await follower.ended():
                     seat.body = follower.flight.body
@@ -293,7 +302,8 @@ class Cache(Policy[_Seat]):
             return chunk
         if chunk.last:
             seat.flight.cost = x.cost
-        seat.flight.add(chunk)
+        if chunk.raw or chunk.last:
+            seat.flight.add(chunk)
         return _stripped(x, chunk) if seat.strips and chunk.last else chunk
 
     # ── afterwards ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -307,20 +317,25 @@ class Cache(Policy[_Seat]):
                 self._repeats.release(seat.claim, seat.body if x.error is None else None, x.saved)
             return
         del self._leading[x]
-        if seat.question is not None and self._flights.get(seat.question.key) is seat:
-            del self._flights[seat.question.key]
         raw = flight.raw() if flight.complete and x.error is None else None
         if raw is None or not x.stream:
-            self._land(x, seat, flight, lambda: raw)
+            self._land(x, seat, flight, x.error, lambda: raw)
         elif len(raw) <= _SHORT:
-            self._land(x, seat, flight, partial(x.dialect.gather, raw))
-        else:
+            self._land(x, seat, flight, x.error, partial(x.dialect.gather, raw))
+        else:  # who asks the same meanwhile still follows; what its caller does from now on changes nothing
+            if seat.claim is not None:
+                self._repeats.ending(seat.claim)
             gathered = asyncio.get_running_loop().run_in_executor(None, x.dialect.gather, raw)
-            gathered.add_done_callback(lambda done: self._land(x, seat, flight, done.result))
+            gathered.add_done_callback(lambda done: self._land(x, seat, flight, None, done.result))
 
-    def _land(self, x: Exchange, seat: _Seat, flight: Flight, told: Callable[[], bytes | None]) -> None:
+    def _land(
+        self, x: Exchange, seat: _Seat, flight: Flight, error: GatewayError | None, told: Callable[[], bytes | None]
+    ) -> None:
         """told: the answer as it is when it is not streamed, or None.  Whatever it raises, the flight lands."""
         body = None
+        under_way = self._flights.get(seat.question.key) if seat.question is not None else None
+        if under_way is seat and seat.question is not None:
+            del self._flights[seat.question.key]
         try:
             body = flight.body = told()
             if seat.question is not None and seat.now is not None and body is not None and self._may_keep(x, body):
@@ -328,10 +343,13 @@ class Cache(Policy[_Seat]):
                 caller = x.caller
                 kept = Kept(body, at, at + self._ttl, flight.cost, caller.team, caller.key, seat.now, id=x.id)
                 self._store.put(seat.question, kept)
+                if under_way is not None and under_way is not seat:
+                    under_way.now = None  # it began before this one, which was to ask anew
                 if seat.meant is not None and self._nearby is not None:
                     self._nearby.index.add(seat.question.tenant, seat.meant, seat.question.key)
         finally:
-            flight.land(x.error)
+            refused = x.final.error if x.final is not None else None
+            flight.land(refused if isinstance(refused, Denied) else error)  # what it could not pay is its own affair
             if seat.claim is not None:
                 self._repeats.release(seat.claim, body, flight.cost)
 
@@ -339,12 +357,18 @@ class Cache(Policy[_Seat]):
         final = x.final
         if final is None or not final.complete or final.target.alias != x.alias or len(body) > self._longest:
             return False
-        if x.endpoint == "embeddings":
-            return b'"error"' not in body
         found = x.dialect.look(body)
+        if x.endpoint == "embeddings":
+            return found is not None and found.vectors > 0
         if found is None or not found.finish or not _ENDED.issuperset(found.finish):
             return False
         return "*" in self._tools or self._tools.issuperset(found.tools)
+
+
+def _shared(flight: Flight) -> bool:
+    """May others have its answer?  Not one that was let go, or was cut short for want of the leader's money."""
+    final = flight.leader.final
+    return flight.kept and not (final is not None and final.lowered)
 
 
 def _stripped(x: Exchange, last: Chunk) -> Chunk:

@@ -33,6 +33,7 @@ class Looked(NamedTuple):
 
     finish: list[str]  # the finish reason of each choice; empty where one is missing
     tools: list[str]  # names of the tools it calls
+    vectors: int  # embeddings
 
 
 Place = tuple[str | int, ...]  # the way to a value in JSON: names of fields, and places in lists from 0

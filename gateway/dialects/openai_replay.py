@@ -30,12 +30,15 @@ class _Choice(msgspec.Struct):
     message: _Message | None = None
     text: str | None = None
     finish_reason: str | None = None
+    error: Any = None
 
 
 class _Whole(msgspec.Struct):
     """What a stream is made of.  What has this shape can be told as one."""
 
     choices: list[_Choice] | None = None
+    data: list[msgspec.Raw] | None = None
+    error: Any = None
 
 
 _shape = msgspec.json.Decoder(_Whole).decode
@@ -51,23 +54,27 @@ def _read(whole: bytes) -> tuple[Json, _Whole] | None:
 
 
 def look(whole: bytes) -> Looked | None:
-    """What decides whether an answer may be kept; None where it has not the shape of one."""
+    """What decides whether an answer may be kept; None where it has not the shape of one, or tells an error too."""
     try:
         said = _shape(whole)
         if not whole.isascii():
             whole.decode()  # what is passed over was not looked at
     except (ValueError, RecursionError):
         return None
+    if said.error is not None:
+        return None
     finish: list[str] = []
     tools: list[str] = []
     for choice in said.choices or ():
+        if choice.error is not None:
+            return None
         finish.append(choice.finish_reason or "")
         if choice.message is not None:
             calls = [_function(call) for call in choice.message.tool_calls or ()]
             if choice.message.function_call is not None:
                 calls.append(choice.message.function_call)
             tools += [str(call.get("name", "")) if isinstance(call, dict) else "" for call in calls]
-    return Looked(finish, tools)
+    return Looked(finish, tools, len(said.data or ()))
 
 
 def _function(call: Json) -> Any:
@@ -150,6 +157,10 @@ def _add(whole: Json, delta: Json) -> None:
             whole[name] = have + value
         elif isinstance(value, dict) and isinstance(have, dict):
             _add(have, value)
+        elif isinstance(value, str | list | dict) or isinstance(have, str | list | dict):
+            if have and value:
+                raise TypeError("texts in two shapes cannot be joined")
+            whole[name] = have or value
         else:
             whole[name] = value
 

@@ -56,9 +56,19 @@ class Kind:
     upstream_path: str  # below a provider's base_url
 
 
+def _joined(lines: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """Headers of which some have several lines: they are one list (RFC 9110, 5.3)."""
+    headers: dict[bytes, bytes] = {}
+    for name, value in lines:
+        headers[name] = headers[name] + b", " + value if name in headers else value
+    return headers
+
+
 def open_exchange(scope: Scope, house: House, kind: Kind) -> Exchange:
     """The request as it arrived: not identified, not read."""
     headers: dict[bytes, bytes] = dict(scope["headers"])
+    if len(headers) != len(scope["headers"]):
+        headers = _joined(scope["headers"])
     now = time.time_ns()
     client = scope["client"]
     x = Exchange(

@@ -188,16 +188,16 @@ async def test_a_follower_that_hangs_up_disturbs_nobody() -> None:
         assert len(up.asked) == 1
 
 
-async def test_a_providers_refusal_is_everybodys() -> None:
+async def test_a_providers_refusal_is_everybodys_who_asked_in_that_form() -> None:
     gate = Gate(400)
     async with gated(gate) as (gateway, up):
         first = call(gateway)
         await gate.asked.wait()
-        others = [call(gateway, stream=True), call(gateway)]
-        await under_way(gateway, 3)
+        others = [call(gateway, stream=True), call(gateway), call(gateway), call(gateway, stream=True)]
+        await under_way(gateway, 5)
         gate.open.set()
         responses = await asyncio.gather(first, *others)
-        assert len(up.asked) == 1
+        assert len(up.asked) == 2
     assert {one.status_code for one in responses} == {400}
     assert {one.json()["error"]["code"] for one in responses} == {"upstream_refused"}
 

@@ -163,7 +163,10 @@ def test_what_decides_whether_an_answer_may_be_kept() -> None:
     assert found is not None
     assert found.finish == ["tool_calls"]
     assert found.tools == ["weather", "traffic"]
-    assert look(b'{"choices":[{"message":{"function_call":{"name":"pay"}}}]}') == ([""], ["pay"])
+    assert look(b'{"choices":[{"message":{"function_call":{"name":"pay"}}}]}') == ([""], ["pay"], 0)
+    assert look(b'{"data":[{"embedding":[1]},{"embedding":[2]}]}') == ([], [], 2)
+    assert look(b'{"choices":[],"error":null}') == ([], [], 0)
+    assert look(b'{"choices":[],"error":{"code":1}}') is None
     assert look(b"{") is None
 
 
@@ -174,6 +177,22 @@ def test_lines_may_end_in_any_way_that_the_format_has(end: bytes) -> None:
     whole = gather(end.join([first, b"", second, b"", b""]) + b"data: [DONE]\n\n")
     assert whole is not None
     assert json.loads(whole)["choices"][0]["message"]["content"] == "ab"
+
+
+@pytest.mark.parametrize(
+    ("pieces", "whole"),
+    [
+        ([[{"type": "thinking"}], "answer"], None),
+        (["Hello ", [{"type": "text", "text": "world"}]], None),
+        (["", [{"type": "text", "text": "world"}]], [{"type": "text", "text": "world"}]),
+        (["Hello", []], "Hello"),
+    ],
+)
+def test_texts_in_two_shapes_are_not_made_one(pieces: list[Any], whole: Any) -> None:
+    events = [{"choices": [{"index": 0, "delta": {"content": piece}}]} for piece in pieces]
+    stream = b"".join(b"data: " + json.dumps(event).encode() + b"\n\n" for event in events)
+    gathered = gather(stream + b"data: [DONE]\n\n")
+    assert (gathered and json.loads(gathered)["choices"][0]["message"]["content"]) == whole
 
 
 def test_two_calls_in_one_place_are_not_made_one() -> None:
