@@ -19,12 +19,24 @@ _OPEN: Final = re.compile(r"\\(?:u[0-9a-fA-F]{0,3})?\Z")
 _LETTERS: Final = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f"}
 
 
+def begins_json(text: str) -> bool:
+    """As an object, a list or a string does."""
+    return text.lstrip()[:1] in ("{", "[", '"')
+
+
 class Escapes:
-    """A source that arrives in pieces.  Halves of characters become marks: no pattern asks for them."""
+    """A source that arrives in pieces.  Halves of characters become marks: no pattern asks for them.
 
-    __slots__ = ("_begins", "_carry", "_inside", "_json", "_looked", "_pieces", "_plain", "_plains", "_raws", "_size")
+    What does not begin as JSON does is none, and is read as it is, unless it is `sure` to be a string's source.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = (
+        "_begins", "_carry", "_inside", "_json", "_looked", "_pieces", "_plain", "_plains", "_raws", "_size",
+        "is_source",
+    )  # fmt: skip
+
+    def __init__(self, sure: bool = False) -> None:
+        self.is_source = sure
         self._carry = ""  # an escape that is not complete
         self._size = 0  # of the source, without it
         self._plain = 0  # of the text
@@ -38,18 +50,19 @@ class Escapes:
 
     def feed(self, piece: str, final: bool = False) -> str:
         """The text of what is complete."""
+        if self._json is None and (begun := piece.lstrip()):
+            self._json = begun[0] in "{["
+            self.is_source = self.is_source or begins_json(begun)
         raw = self._carry + piece
-        tail = None if final or "\\" not in raw else _OPEN.search(raw, max(0, len(raw) - 6))
+        tail = None if final or "\\" not in raw or not self.is_source else _OPEN.search(raw, max(0, len(raw) - 6))
         if tail is not None and not _doubled(raw, tail.start()):
             self._carry, raw = raw[tail.start() :], raw[: tail.start()]
         else:
             self._carry = ""
         self._pieces.append(raw)
         self._begins.append(self._size)
-        if self._json is None and (begun := raw.lstrip()):
-            self._json = begun[0] in "{["
         quotes = raw.count('"')
-        if "\\" not in raw:
+        if "\\" not in raw or not self.is_source:
             self._size += len(raw)
             self._plain += len(raw)
             self._inside.append(self._inside[-1] ^ (quotes % 2 == 1))
@@ -91,7 +104,9 @@ class Escapes:
     def placed(self, one: Found) -> Found:
         """A place in the text as one in the source, with a replacement that may stand there: for a number, a string."""
         there = self.located(one)
-        written = one.replacement and msgspec.json.encode(one.replacement)[1:-1].decode()
+        written = one.replacement
+        if written and self.is_source:
+            written = msgspec.json.encode(written)[1:-1].decode()
         if written is not None and self._json and not self._in_string(there.start):
             written = f'"{written}"'
         return there._replace(replacement=written)

@@ -11,6 +11,7 @@ from typing import Any, Final, Literal
 from weakref import ref
 
 from gateway.assessor import PASSED, SLICE, Assessor, Follower, ScanFollower, Scanner, Verdict, WindowFollower
+from gateway.dialects import stage_of
 from gateway.errors import Denied
 from gateway.escapes import Escapes
 from gateway.exchange import Assessment, Exchange
@@ -95,7 +96,7 @@ class Panel:
             self._failed(rule, stage, error, clock() - began)
             return []
         took = clock() - began
-        if took > SLOW_NS and rule.assessor.quick:
+        if took > SLOW_NS and rule.assessor.quick and not isinstance(rule.assessor, Scanner):  # these give way
             log.warning("the assessor %s held up the event loop for %d ms", rule.name, took // 1_000_000)
         if verdict is PASSED:
             self.noted(rule, stage).took += took
@@ -170,14 +171,14 @@ class LaneJudge:
 
     __slots__ = ("_escapes", "_panel", "_quick", "_restorer", "_size", "_slow", "_stage", "edits", "settled", "timed")
 
-    def __init__(self, panel: Panel, rules: Sequence[Rule], stage: str, masking: Masking | None) -> None:
+    def __init__(self, panel: Panel, rules: Sequence[Rule], kind: str, masking: Masking | None) -> None:
         self._panel = panel
-        self._stage = stage
+        self._stage = stage = stage_of(kind)
         beside = [_Beside(rule, stage, panel.exchange()) for rule in rules]
         self._quick = [one for one in beside if isinstance(one.follower, ScanFollower)]
         self._slow = [one for one in beside if not isinstance(one.follower, ScanFollower)]
-        self._escapes = Escapes() if stage == "tool_arguments" else None  # it is the source of JSON
-        self._restorer = Restorer(masking, self._escapes is not None) if masking else None
+        self._escapes = Escapes() if kind == "tool_arguments" else None  # it is the source of JSON
+        self._restorer = Restorer(masking, False) if masking else None
         self._size = 0
         self.timed = any(isinstance(one.follower, WindowFollower) and one.holds for one in self._slow)
         self.settled = 0
@@ -207,6 +208,8 @@ class LaneJudge:
             self._escapes.forget(plain)
         settled = min(settled, self._size)
         if self._restorer is not None:
+            if self._escapes is not None:
+                self._restorer.in_json = self._escapes.is_source
             for source, end in _slices(piece):
                 add(self.edits, self._restorer.feed(source, final and end))
                 if not end:
@@ -275,11 +278,15 @@ def _slices(piece: str) -> Iterator[tuple[str, bool]]:
         yield piece[at : at + SLICE], at + SLICE >= len(piece)
 
 
-def judged(panel: Panel, rules: Sequence[Rule], masking: Masking | None, stage: str, aside: bool) -> LaneJudge | None:
-    """Who judges a lane; None: nobody.  aside: others are asked about its text elsewhere; patterns cost nothing."""
+def judged(panel: Panel, rules: Sequence[Rule], masking: Masking | None, kind: str, aside: bool) -> LaneJudge | None:
+    """Who judges a lane of parts of a kind; None: nobody.
+
+    aside: others are asked about its text elsewhere; patterns cost nothing.
+    """
+    stage = stage_of(kind)
     asked = [rule for rule in rules if stage in rule.stages and (not aside or isinstance(rule.assessor, Scanner))]
     masking = None if aside else masking
-    return LaneJudge(panel, asked, stage, masking) if asked or masking is not None else None
+    return LaneJudge(panel, asked, kind, masking) if asked or masking is not None else None
 
 
 def replaced(one: Found, replacement: str) -> Found:

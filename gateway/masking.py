@@ -18,6 +18,7 @@ _MARK: Final = re.compile(r"\[([A-Z0-9][A-Z0-9_]{0,30}_[0-9]{1,6})\]", re.IGNORE
 _OPEN: Final = re.compile(r"\[(?:[A-Z0-9][A-Z0-9_]{0,37})?\Z", re.IGNORECASE | re.ASCII)
 _OTHERS: Final = re.compile(r"[^A-Z0-9]+")  # letters of a label that stand in no placeholder
 _LONGEST: Final = 40
+MASKED: Final = "\ufdd0"  # as a replacement: a placeholder for what stands there; no character, and no text has it
 
 
 class Masking:
@@ -62,11 +63,11 @@ class Masking:
 class Restorer:
     """A text that arrives in pieces: where a placeholder may be incomplete, it waits."""
 
-    __slots__ = ("_base", "_in_json", "_masking", "_text", "settled")
+    __slots__ = ("_base", "_masking", "_text", "in_json", "settled")
 
     def __init__(self, masking: Masking, in_json: bool) -> None:
         self._masking = masking
-        self._in_json = in_json
+        self.in_json = in_json
         self._text = ""  # from `_base` on: what is not settled
         self._base = 0
         self.settled = 0
@@ -77,7 +78,7 @@ class Restorer:
             return []
         tail = None if final else _OPEN.search(text, max(0, len(text) - _LONGEST))
         end = len(text) if tail is None else tail.start()
-        found = self._masking.find(text[:end], self._in_json) if "[" in text else []
+        found = self._masking.find(text[:end], self.in_json) if "[" in text else []
         base = self._base
         self._text, self._base = text[end:], base + end
         self.settled = self._base

@@ -21,7 +21,8 @@ from gateway.patterns import Hint, hinting
 _DECODED: Final = (
     r'"text"\s*:',
     r'"(?:image_url|input_audio|input_image|image_file|file_id|file_url|file_data|b64_json|audio|data|source)"',
-    r'"data:',
+    r'"[dD][aA][tT][aA]:',
+    r"[:,\[]\s*-?(?:[0-9][0-9.]*[eE]\+?[0-9]|[0-9]{8}[0-9.]*[eE])",  # a number that is written as no other
     r'"(?:prompt|input)"\s*:\s*\[',
     r'"partial_image_b64"|"result"\s*:\s*"',
     r'"message"\s*:\s*\{[^\x00]*"\s*:\s*\[\s*[^\]\s]',  # unless all such lists are of calls; must be the last
@@ -77,7 +78,7 @@ class Prefilter:
 
         None: it must be decoded to be looked at, by all of them.
         """
-        if self._scan is None or len(body) > LONGEST:
+        if self._scan is None or len(body) > LONGEST or b"\0" in body:  # of another encoding
             return None
         asked = set([] if body.isascii() else self._folding)
         asked.update([at for at in self._others if not self._rules[at].assessor.spares(body)])

@@ -7,12 +7,13 @@ between them, as many a model is given them: what is cut in two there is found t
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from gateway.assessor import Scanner
-from gateway.dialects import NAME, Part, Place
-from gateway.escapes import Escapes
+from gateway.dialects import NAME, Part, Place, stage_of
+from gateway.escapes import Escapes, begins_json
+from gateway.masking import MASKED
 from gateway.patterns import Found, merged
 
 if TYPE_CHECKING:
@@ -62,9 +63,10 @@ class Joined:
                 end = local[at + 1] if at + 1 < len(local) else len(self.text)
                 start, stop = max(one.start, begin), min(one.end, end)
                 if stop > start:
-                    here = Found(start - begin, stop - begin, one.label, False, one.replacement if first else "")
+                    each = first or one.replacement == MASKED  # what comes back must say all that stood here
+                    here = Found(start - begin, stop - begin, one.label, False, one.replacement if each else "")
                     if (escapes := self._escapes.get(at)) is not None:
-                        here = escapes.placed(here) if first else escapes.located(here)
+                        here = escapes.placed(here) if each else escapes.located(here)
                     shift = self._global[at]
                     placed.append(here._replace(start=here.start + shift, end=here.end + shift))
                     first = False
@@ -75,7 +77,8 @@ class Joined:
 class Texts:
     """Every text of a call."""
 
-    def __init__(self, parts: Sequence[Part]) -> None:
+    def __init__(self, parts: Sequence[Part], rules: Sequence[Rule] = ()) -> None:
+        """rules: they will be asked; what they are asked about is made at once."""
         self.media = any(part.kind == "media" for part in parts)
         self._parts = [part for part in parts if part.text]
         self._starts: list[int] = []
@@ -84,6 +87,8 @@ class Texts:
             self._starts.append(at)
             at += len(part.text) + 1
         self._made: dict[tuple[frozenset[str], bool], list[tuple[str, Joined]]] = {}
+        for rule in rules:
+            self.of(rule)
 
     def of(self, rule: Rule) -> list[tuple[str, Joined]]:
         """(stage, text) of what the rule is asked about."""
@@ -93,8 +98,15 @@ class Texts:
             made = self._made[key] = [*self._joined(*key)]
         return made
 
-    def changed(self, edits: Sequence[Found]) -> dict[Place, str]:
-        """The texts that are different without what was found, by their places."""
+    @property
+    def each(self) -> Iterator[str]:
+        return (part.text for part in self._parts)
+
+    def changed(self, edits: Sequence[Found], mask: Callable[[str, str], str] | None = None) -> dict[Place, str]:
+        """The texts that are different without what was found, by their places.
+
+        mask: the placeholder for a value of a label, in the order in which they stand in the call.
+        """
         changes: dict[Place, str] = {}
         by_part: dict[int, list[Found]] = {}
         for one in merged(edits):
@@ -104,8 +116,15 @@ class Texts:
             pieces: list[str] = []
             done = 0
             for one in found:
-                pieces += (part.text[done : one.start - begin], one.replacement or "")
-                done = one.end - begin
+                start, end = one.start - begin, one.end - begin
+                instead = one.replacement or ""
+                if MASKED in instead and mask is not None:
+                    value = part.text[start:end]
+                    if part.kind == "tool_arguments" and begins_json(part.text):
+                        value = Escapes(sure=True).feed(value, True)
+                    instead = instead.replace(MASKED, mask(one.label, value))
+                pieces += (part.text[done:start], instead)
+                done = end
             changes[part.place] = "".join([*pieces, part.text[done:]])
         return changes
 
@@ -113,11 +132,11 @@ class Texts:
         mine = [
             (at, part)
             for at, part in enumerate(self._parts)
-            if part.kind in stages and (patterns or not short_name(part))
+            if stage_of(part.kind) in stages and (patterns or not short_name(part))
         ]
         if not mine:
             return
-        kinds = {part.kind for _, part in mine}
+        kinds = {stage_of(part.kind) for _, part in mine}
         stage = "input" if "input" in kinds else min(kinds)
         yield stage, Joined([(self._starts[at], part) for at, part in mine])
         for run in _messages(mine):

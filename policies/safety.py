@@ -29,7 +29,7 @@ from gateway.exchange import Assessment, Exchange
 from gateway.holding import Holding
 from gateway.inner import Inner
 from gateway.judging import Panel, Rule, judged, refused, replaced, side_by_side
-from gateway.masking import Masking
+from gateway.masking import MASKED, Masking
 from gateway.patterns import Found
 from gateway.policy import Policy, Words
 from gateway.prefilter import Look, Prefilter
@@ -39,7 +39,7 @@ log = logging.getLogger("gateway")
 clock = time.perf_counter_ns
 
 _MANY: Final = 2000  # places in a text that are gone over in a thread
-_LARGE: Final = 262_144  # bytes of a body that are read in a thread
+_LARGE: Final = 65_536  # bytes of a body that are read in a thread
 _ASKED: Final = frozenset(STAGES) - {"output"}
 _SAID: Final = frozenset({"output", "tool_arguments"})
 _FUNCTION: Final = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
@@ -170,15 +170,10 @@ class Safety(Policy[_State]):
         if x.upload is not None:
             self._not_judged(state.panel, rules, "input", "a file or a form")
             return
-        # A query is like a field's name: nothing can be taken out of it.
-        parts = [Part((NAME,), unquote_plus(query), "input")] if (query := x.upstream_path.partition("?")[2]) else []
-        read = x.dialect.read_asked
         try:
-            if x.body:
-                parts += read(x.body) if len(x.body) <= _LARGE else await asyncio.to_thread(read, x.body)
+            texts = _texts(x, rules) if len(x.body) <= _LARGE else await asyncio.to_thread(_texts, x, rules)
         except ValueError as error:
             raise BadCall(f"The body cannot be judged: {error}.", code="invalid_json") from None
-        texts = Texts(parts)
         if texts.media:
             self._not_judged(state.panel, rules, "input", "media")
         edits: list[Found] = []
@@ -206,21 +201,19 @@ class Safety(Policy[_State]):
         spans = await state.panel.ask(rule, stage, rule.assessor.asked(state.panel.exchange(), text.text, stage))
         if not spans:
             return
-        edits += await _off_loop(len(spans), self._placed, state, rule, text, spans)
+        edits += await _off_loop(len(spans), self._placed, rule, text, spans)
 
-    def _placed(self, state: _State, rule: Rule, text: Joined, spans: Sequence[Found]) -> Sequence[Found]:
+    def _placed(self, rule: Rule, text: Joined, spans: Sequence[Found]) -> Sequence[Found]:
         if rule.action == "mask":
-            if state.masking is None:
-                state.masking = Masking([text.text])
-            mask, whole = state.masking.placeholder, text.text
-            spans = [one._replace(replacement=mask(one.label, whole[one.start : one.end])) for one in spans]
+            return text.placed([one._replace(replacement=MASKED) for one in spans])
         return text.placed([replaced(one, rule.replacement) for one in spans])
 
     def _rewritten(
         self, x: Exchange, state: _State, texts: Texts, edits: Sequence[Found]
     ) -> tuple[bytes, dict[str, msgspec.Raw], Any]:
         """What is asked in its place: as bytes, as fields, as a call."""
-        changes = texts.changed(edits)
+        state.masking = Masking(texts.each)
+        changes = texts.changed(edits, state.masking.placeholder)
         if any(place[-1:] == (NAME,) for place in changes):
             raise refused(state.panel.rules[0].name, "input")  # a field's name cannot be taken out
         body = x.dialect.write_texts(x.body, changes)
@@ -385,6 +378,13 @@ def _suspects(x: Exchange, rules: Sequence[Rule], prefilter: Prefilter, stage: s
     if passed:
         x.assessments.append(Assessment(passed, stage, "passed", took=clock() - began))
     return asked
+
+
+def _texts(x: Exchange, rules: Sequence[Rule]) -> Texts:
+    """What is asked, put together as those rules are asked about it."""
+    # A query is like a field's name: nothing can be taken out of it.
+    parts = [Part((NAME,), unquote_plus(query), "input")] if (query := x.upstream_path.partition("?")[2]) else []
+    return Texts([*parts, *x.dialect.read_asked(x.body)] if x.body else parts, rules)
 
 
 async def _off_loop(places: int, work: Callable[..., T], *given: Any) -> T:

@@ -39,6 +39,7 @@ class Looked(NamedTuple):
 Place = tuple[str | int, ...]  # the way to a value in JSON: names of fields, and places in lists from 0
 NAME: Final = -1  # last in a Place: not the value is meant but the field's own name, which cannot be written anew
 NUMBER: Final[Place] = ("number",)  # group of a Part that is a number in JSON: whole, and a string where it is changed
+TOOL_TEXT: Final = "tool_text"  # kind: what a tool is called with, where that is not the source of JSON
 LOGPROBS: Final = "logprobs"  # last in a Place: all tokens in it, as one text, which can only be dropped
 
 
@@ -51,11 +52,17 @@ class Part(NamedTuple):
 
     place: Place
     text: str
-    # instructions | input | tool_definitions | tool_arguments | tool_results | output; or media: not to be read as text
+    # instructions | input | tool_definitions | tool_arguments | TOOL_TEXT | tool_results | output; or media: not to be
+    # read as text
     kind: str
     lane: Place | None = None  # parts of one lane make one text, event after event; None: this one is whole in itself
     group: Place = ()  # the choice that a lane belongs to
     run: Place | None = None  # parts of one run may be joined by a reader too, in the order in which they come
+
+
+def stage_of(kind: str) -> str:
+    """As which assessors are asked about it."""
+    return "tool_arguments" if kind == TOOL_TEXT else kind
 
 
 class Reader(Protocol):

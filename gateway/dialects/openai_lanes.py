@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
-from gateway.dialects import LOGPROBS, NAME, Part, Place
+from gateway.dialects import LOGPROBS, NAME, TOOL_TEXT, Part, Place
 
 # Fields that identify or enumerate.
 NAMES: Final = frozenset(
@@ -107,9 +107,18 @@ def _begun(part: Part, event: dict[str, Any], family: str, steps: Place) -> Part
     if steps and steps[-1] in WHOLE:
         return part
     lane = (family, *group_of(event), "delta", *steps)
-    kind = "tool_arguments" if "_call" in family else part.kind
-    run = (family, "delta", *steps) if kind != "tool_arguments" else None
+    kind = called(family) or part.kind
+    run = (family, "delta", *steps) if _is_said(kind) else None
     return part._replace(kind=kind, lane=lane, run=run)
+
+
+def called(event: str) -> str:
+    """The kind of what goes on in an event of a type, where that is what a tool is called with."""
+    return "tool_arguments" if "arguments" in event else TOOL_TEXT if "_call" in event else ""
+
+
+def _is_said(kind: str) -> bool:
+    return kind not in ("tool_arguments", TOOL_TEXT)
 
 
 def message(part: Part, choice: dict[str, Any], group: Place) -> Part:
@@ -134,7 +143,7 @@ def growing(part: Part, root: Any, depth: int, lane: Place, marks: Place = ()) -
     last = part.place[-1]
     if part.kind == "media" or part.group or last == NAME or (last in WHOLE and len(part.place) > 1):
         return part
-    text = part.kind != "tool_arguments" and last != LOGPROBS
+    text = _is_said(part.kind) and last != LOGPROBS
     steps, joined = _steps(part.place[depth:], root, text)
     run = (*lane, *steps) if joined or (marks and text) else None
     return Part(part.place, part.text, part.kind, (*lane, *marks, *steps), () if marks else lane, run)
@@ -147,7 +156,7 @@ def placed(part: Part, root: Any) -> Part:
         return part
     if _LABEL.search(last) or _STAMP.fullmatch(part.text):
         return part
-    steps, _ = _steps(part.place, root, part.kind != "tool_arguments" and (last in _SPOKEN or not last))
+    steps, _ = _steps(part.place, root, _is_said(part.kind) and (last in _SPOKEN or not last))
     return Part(part.place, part.text, part.kind, run=steps)
 
 

@@ -16,15 +16,31 @@ from typing import Any, Final
 
 import msgspec
 
-from gateway.dialects import LOGPROBS, NAME, NUMBER, Ambiguous, Part, Place
-from gateway.dialects.openai_lanes import NAMES, continued, growing, index, item, message, opening, placed, tokens
+from gateway.dialects import LOGPROBS, NAME, NUMBER, TOOL_TEXT, Ambiguous, Part, Place
+from gateway.dialects.openai_lanes import (
+    NAMES,
+    called,
+    continued,
+    growing,
+    index,
+    item,
+    message,
+    opening,
+    placed,
+    tokens,
+)
 
 _DEEPEST: Final = 200  # levels; parsers differ beyond
 
 _REPEATED: Final = frozenset({"obfuscation", "embedding", "encrypted_content", "signature"})  # base64
 _MEDIA: Final = frozenset({"data", "b64_json", "file_data", "partial_image_b64", "result"})  # base64
 _FETCHED: Final = frozenset({"image_url", "file_url", "file_id", "input_audio", "image_file", "source"})
-_ARGUMENTS: Final = frozenset({"tool_calls", "function_call", "arguments", "partial_json"})
+_REFERRED: Final = frozenset(
+    {"properties", "$defs", "definitions", "patternProperties", "metadata", "annotations", "citations"}
+)
+_DATA_URL: Final = re.compile(r"data:(?:[\w.+-]+/[\w.+-]+[;,]|[^,\s]{0,200};base64,)", re.ASCII | re.IGNORECASE)
+_SOURCES: Final = frozenset({"arguments", "partial_json"})  # JSON in JSON, where they are strings
+_ARGUMENTS: Final = _SOURCES | {"tool_calls", "function_call"}
 _RESULTS: Final = frozenset(
     {
         "function_call_output",
@@ -34,8 +50,10 @@ _RESULTS: Final = frozenset(
         "local_shell_call_output",
     }
 )
-_CALLS: Final = frozenset({"function_call", "custom_tool_call", "tool_use", "server_tool_use", "mcp_call"})
-_CALLED: Final = frozenset({"arguments", "input", "name"})  # of such a call
+_CALLS: Final = frozenset(
+    {"function_call", "custom_tool_call", "code_interpreter_call", "tool_use", "server_tool_use", "mcp_call"}
+)
+_CALLED: Final = frozenset({"arguments", "input", "name", "code"})  # of such a call
 _SYSTEM: Final = frozenset({"system", "developer"})
 _DEFINED: Final = frozenset({"tools", "functions", "response_format", "text_format"})
 _TYPED: Final = ("response.", "message_", "content_block_")  # events that say what goes on in them, and what is whole
@@ -139,11 +157,12 @@ def read_said(data: bytes) -> tuple[list[Part], list[Place]]:
         before = len(found)
         if name not in _WORDS:
             found.append(Part((name, NAME), name, "output"))
-        _field(name, value, (), "output", found, False)
+        again = name in _CALLED and isinstance(event, str) and "_call" in event
+        _field(name, value, (), TOOL_TEXT if again else "output", found, False)
         if name in ("delta", LOGPROBS) and isinstance(event, str):
             parts = found[before:]
-            if "arguments" in event or "_call" in event:
-                parts = [part._replace(kind="tool_arguments") if part.text else part for part in parts]
+            if kind := called(event):
+                parts = [part._replace(kind=kind) if part.text else part for part in parts]
             found[before:] = [continued(part, said, event) for part in parts]
         elif shaped and isinstance(event, str):
             found[before:] = [opening(part, said, event) for part in found[before:]]
@@ -220,25 +239,44 @@ def _field(name: str, value: Any, place: Place, kind: str, found: list[Part], fr
     if isinstance(value, str):
         if name in NAMES and (value in _TYPES if free else _ID.fullmatch(value)):
             return
-        if (name in _MEDIA and _is_base64(value)) or value.startswith("data:"):
+        if (name in _MEDIA and _is_base64(value)) or _is_data(value):
             found.append(Part((*place, name), "", "media"))
             return
-        if name in _FETCHED:
+        if name in _FETCHED and _fetches(name, value, place, kind):
             found.append(Part((*place, name), "", "media"))
         if name in _REPEATED and not free and _BASE64.fullmatch(value):
             return
-        found.append(Part((*place, name), value, "tool_arguments" if name in _ARGUMENTS else kind))
+        if name in _ARGUMENTS:
+            kind = "tool_arguments" if name in _SOURCES else TOOL_TEXT
+        found.append(Part((*place, name), value, kind))
     elif isinstance(value, dict | list):
         if name == LOGPROBS and not free:
             if text := tokens(value):
                 found.append(Part((*place, name), text, kind))
             return
-        if name in _FETCHED:
+        if name in _FETCHED and _fetches(name, value, place, kind):
             found.append(Part((*place, name), "", "media"))
-        free = free or name not in _OURS or (kind == "tool_arguments" and name in _OBJECTS)
-        _walk(value, (*place, name), "tool_arguments" if name in _ARGUMENTS else kind, found, free)
+        free = free or name not in _OURS or (kind == TOOL_TEXT and name in _OBJECTS)
+        _walk(value, (*place, name), TOOL_TEXT if name in _ARGUMENTS else kind, found, free)
     elif free and name not in NAMES:
-        _number(value, (*place, name), "tool_arguments" if name in _ARGUMENTS else kind, found)
+        _number(value, (*place, name), TOOL_TEXT if name in _ARGUMENTS else kind, found)
+
+
+def _fetches(name: str, value: Any, place: Place, kind: str) -> bool:
+    """Does a field that may name a picture or a file name one for the model to look at, or for the caller?
+
+    Not in a schema or in what somebody noted, nor where a tool is called: these are words like any.  Nor where an
+    answer says which file it quotes.
+    """
+    if kind == TOOL_TEXT or not _REFERRED.isdisjoint(place):
+        return False
+    if name == "source":
+        return not isinstance(value, str) and not (isinstance(value, dict) and value.get("type") in ("text", "content"))
+    return name != "file_id" or not (kind == "output" or "results" in place)
+
+
+def _is_data(text: str) -> bool:
+    return text[:5].lower() == "data:" and _DATA_URL.match(text) is not None
 
 
 def _number(value: Any, place: Place, kind: str, found: list[Part]) -> None:
@@ -252,7 +290,7 @@ def _number(value: Any, place: Place, kind: str, found: list[Part]) -> None:
 def _walk(value: Any, place: Place, kind: str, found: list[Part], free: bool) -> None:
     """free: the fields here are not the API's."""
     if isinstance(value, str):
-        found.append(Part(place, value, kind) if not value.startswith("data:") else Part(place, "", "media"))
+        found.append(Part(place, "", "media") if _is_data(value) else Part(place, value, kind))
         return
     if len(place) > _DEEPEST:
         raise ValueError("nested too deeply to be read")
@@ -264,17 +302,17 @@ def _walk(value: Any, place: Place, kind: str, found: list[Part], free: bool) ->
                 _number(item, (*place, at), kind, found)
     elif isinstance(value, dict):
         role, type_ = (word if isinstance(word, str) else "" for word in (value.get("role"), value.get("type")))
-        called = ""  # what its arguments are: of a call, not of a message that calls itself one
+        calls = False  # is it a call, and not a message that calls itself one?
         if role in ("tool", "function") or type_ in _RESULTS:
             kind = "tool_results"
         elif role in _SYSTEM:
             kind = "instructions"
         elif type_ in _CALLS and not role and "content" not in value:
-            called = "tool_arguments"
+            calls = True
         for name, inner in value.items():
             if name not in _WORDS:
                 found.append(Part((*place, name, NAME), name, kind))
-            _field(name, inner, place, called if called and name in _CALLED else kind, found, free)
+            _field(name, inner, place, TOOL_TEXT if calls and name in _CALLED else kind, found, free)
 
 
 def _holds_tokens(value: Any) -> bool:

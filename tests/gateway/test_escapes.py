@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,7 +16,7 @@ from gateway.patterns import Found
 def test_it_reads_what_json_reads(text: str, ascii: bool, sizes: list[int]) -> None:
     text = "".join(letter for letter in text if letter < "\ud800" or "\ue000" <= letter < "\U00010000")
     source = json.dumps(text, ensure_ascii=ascii)[1:-1]
-    escapes, read, rest = Escapes(), "", source
+    escapes, read, rest = Escapes(sure=True), "", source
     for size in sizes:
         read += escapes.feed(rest[:size])
         rest = rest[size:]
@@ -27,9 +28,20 @@ def test_it_reads_what_json_reads(text: str, ascii: bool, sizes: list[int]) -> N
 
 
 def test_a_replacement_is_written_as_json_wants_it() -> None:
-    escapes = Escapes()
+    escapes = Escapes(sure=True)
     assert escapes.feed('a\\n\\u0041b"c', True) == 'a\nAb"c'
     assert escapes.placed(Found(2, 4, "x", False, 'say "no"')) == Found(3, 10, "x", False, 'say \\"no\\"')
+
+
+@pytest.mark.parametrize(
+    ("source", "text"),
+    [(' {"a":"\\n"}', ' {"a":"\n"}'), ('"\\u0041"', '"A"'), ("C:\\new", "C:\\new"), ("\\n{", "\\n{")],
+)
+def test_what_does_not_begin_as_json_does_is_read_as_it_is(source: str, text: str) -> None:
+    for cut in range(len(source)):
+        escapes = Escapes()
+        assert escapes.feed(source[:cut]) + escapes.feed(source[cut:], True) == text
+        assert escapes.is_source == (source != text)
 
 
 def test_what_lies_before_is_forgotten_and_what_lies_behind_is_found() -> None:

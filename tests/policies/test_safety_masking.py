@@ -128,3 +128,46 @@ async def test_a_saved_answer_is_restored_and_judged_like_any() -> None:
 
         gc.collect()
         assert not policy._states
+
+
+@pytest.mark.parametrize(
+    "first", [None, {"use": "words", "topics": {"proj": ["kestrel"]}, "action": "mask", "stages": ["input"]}]
+)
+async def test_a_callers_own_placeholder_is_respected_wherever_it_stands(first: Any) -> None:
+    personal = {"use": "personal_data", "action": "mask", "stages": ["input"]}
+    policies = [{"use": "safety", "assessors": [first, personal] if first else [personal]}]
+    messages = [
+        {"role": "system", "content": "never expand [EMAIL_1]"},
+        {"role": "user", "content": f"kestrel: I am {MAIL}"},
+    ]
+    async with scripted(echo) as up, running(config(up.url, policies=policies)) as gateway:
+        await gateway.client.post("/v1/chat/completions", json={"model": "m", "messages": messages})
+        sent = up.asked[0].json["messages"]
+    assert sent[0]["content"] == "never expand [EMAIL_1]"
+    assert sent[1]["content"].endswith(": I am [EMAIL_2]")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        f"I am {MAIL} pty ltd, ok",
+        [{"type": "text", "text": "I am bob@x.com"}, {"type": "text", "text": "munity is great"}],
+        [{"type": "text", "text": f"{MAIL}, bob@x.com"}, {"type": "text", "text": "munity"}, {"type": "text", "text": MAIL}],
+    ],
+)  # fmt: skip
+async def test_nothing_is_lost_where_places_overlap(content: Any) -> None:
+    """What the provider is sent, with what its placeholders stand for, is what was asked."""
+    company = {"use": "words", "topics": {"co": ["analytical.example.com pty ltd"]}, "action": "mask"}
+    policies = [{"use": "safety", "assessors": [MASK[0]["assessors"][0], company]}]  # type: ignore[index]
+
+    async def told(asked: Asked) -> None:
+        said = asked.json["messages"][0]["content"]
+        await asked.wire.whole(200, answer(said if isinstance(said, str) else "".join(one["text"] for one in said)))
+
+    async with scripted(told) as up, running(config(up.url, policies=policies)) as gateway:
+        call = {"model": "m", "messages": [{"role": "user", "content": content}]}
+        response = await gateway.client.post("/v1/chat/completions", json=call)
+        assert "@" not in up.asked[0].body.decode()
+        assert "munity" not in up.asked[0].body.decode()
+    whole = content if isinstance(content, str) else "".join(one["text"] for one in content)
+    assert response.json()["choices"][0]["message"]["content"] == whole

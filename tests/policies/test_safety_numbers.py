@@ -108,3 +108,27 @@ async def test_numbers_that_a_caller_sends_are_judged_and_those_of_a_schema_are_
     assert up.asked[0].json["messages"][0]["content"][0]["input"] == {"card": "[card]"}
     assert up.asked[0].json["metadata"] == {"n": "[card]"}
     assert up.asked[0].json["tools"] == tools
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        "4111111111111111e0",
+        "4.111111111111111e15",
+        "4.111111111111111E+15",
+        "41111111111111110e-1",
+        "4111111111111111.0",
+    ],
+)
+async def test_a_number_is_found_however_it_is_written(number: str) -> None:
+    said = b'{"choices":[{"index":0,"message":{"role":"assistant","content":"hi"},"finish_reason":"stop"}],"context":{"card":%b}}'
+
+    async def script(asked: Asked) -> None:
+        await asked.wire.whole(200, said % number.encode())
+
+    async with scripted(script) as up, running(config(up.url, policies=REDACT)) as gateway:
+        call = '{"model":"m","messages":[{"role":"user","content":"hi"}],"metadata":{"card":' + number + "}}"
+        headers = {"content-type": "application/json"}
+        response = await gateway.client.post("/v1/chat/completions", content=call, headers=headers)
+        assert up.asked[0].json["metadata"] == {"card": "[card]"}
+    assert response.json()["context"] == {"card": "[card]"}

@@ -21,7 +21,10 @@ def test_texts_are_told_by_what_they_are_for() -> None:
         {"role": "system", "content": "be kind"},
         {
             "role": "user",
-            "content": [{"type": "text", "text": "hi"}, {"type": "image_url", "image_url": {"url": "data:x"}}],
+            "content": [
+                {"type": "text", "text": "hi"},
+                {"type": "image_url", "image_url": {"url": "data:image/png;base64,aaaa"}},
+            ],
         },
         {"role": "assistant", "content": None, "tool_calls": [call]},
         {"role": "tool", "tool_call_id": "call_1", "content": "42"},
@@ -30,7 +33,7 @@ def test_texts_are_told_by_what_they_are_for() -> None:
         model="m", messages=messages, tools=[{"type": "function", "function": {"description": "does"}}], user="me"
     )
     assert found == [
-        ("instructions", "be kind"), ("input", "hi"), ("media", ""), ("media", ""), ("tool_arguments", "f"),
+        ("instructions", "be kind"), ("input", "hi"), ("media", ""), ("media", ""), ("tool_text", "f"),
         ("tool_arguments", '{"a":1}'), ("tool_results", "42"), ("tool_definitions", "does"), ("input", "me"),
     ]  # fmt: skip
 
