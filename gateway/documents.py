@@ -76,7 +76,7 @@ def read_each(raw: bytes, read: Callable[[bytes], tuple[list[Part], list[Place]]
 
 def unescaped(text: str) -> str:
     """As it would be inside a string of JSON; the same where nothing in it is an escape."""
-    return Escapes(sure=True).feed(text, True) if "\\" in text else text
+    return Escapes().feed(text, True) if "\\" in text else text
 
 
 def _match_blank(text: str, at: int) -> int:

@@ -14,29 +14,19 @@ import msgspec
 
 from gateway.patterns import Found
 
-_ESCAPE: Final = re.compile(r"\\(?:u([0-9a-fA-F]{4})|(.))", re.DOTALL)
-_OPEN: Final = re.compile(r"\\(?:u[0-9a-fA-F]{0,3})?\Z")
+_ESCAPE: Final = re.compile(  # two halves of a character; a character; a letter
+    r"\\(?:u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|(.))", re.DOTALL
+)
+_OPEN: Final = re.compile(r"\\(?:u(?:[0-9a-fA-F]{0,3}|[dD][89abAB][0-9a-fA-F]{2}(?:\\(?:u[0-9a-fA-F]{0,3})?)?))?\Z")
 _LETTERS: Final = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f"}
 
 
-def begins_json(text: str) -> bool:
-    """As an object, a list or a string does."""
-    return text.lstrip()[:1] in ("{", "[", '"')
-
-
 class Escapes:
-    """A source that arrives in pieces.  Halves of characters become marks: no pattern asks for them.
+    """A source that arrives in pieces.  A half of a character alone becomes a mark: no pattern asks for it."""
 
-    What does not begin as JSON does is none, and is read as it is, unless it is `sure` to be a string's source.
-    """
+    __slots__ = ("_begins", "_carry", "_inside", "_json", "_looked", "_pieces", "_plain", "_plains", "_raws", "_size")
 
-    __slots__ = (
-        "_begins", "_carry", "_inside", "_json", "_looked", "_pieces", "_plain", "_plains", "_raws", "_size",
-        "is_source",
-    )  # fmt: skip
-
-    def __init__(self, sure: bool = False) -> None:
-        self.is_source = sure
+    def __init__(self) -> None:
         self._carry = ""  # an escape that is not complete
         self._size = 0  # of the source, without it
         self._plain = 0  # of the text
@@ -52,17 +42,16 @@ class Escapes:
         """The text of what is complete."""
         if self._json is None and (begun := piece.lstrip()):
             self._json = begun[0] in "{["
-            self.is_source = self.is_source or begins_json(begun)
         raw = self._carry + piece
-        tail = None if final or "\\" not in raw or not self.is_source else _OPEN.search(raw, max(0, len(raw) - 6))
-        if tail is not None and not _doubled(raw, tail.start()):
-            self._carry, raw = raw[tail.start() :], raw[: tail.start()]
-        else:
-            self._carry = ""
+        at = len(raw) if final or "\\" not in raw else max(0, len(raw) - 11)
+        while (tail := _OPEN.search(raw, at)) is not None and _doubled(raw, tail.start()):
+            at = tail.start() + 1
+        at = len(raw) if tail is None else tail.start()
+        self._carry, raw = raw[at:], raw[:at]
         self._pieces.append(raw)
         self._begins.append(self._size)
         quotes = raw.count('"')
-        if "\\" not in raw or not self.is_source:
+        if "\\" not in raw:
             self._size += len(raw)
             self._plain += len(raw)
             self._inside.append(self._inside[-1] ^ (quotes % 2 == 1))
@@ -70,12 +59,16 @@ class Escapes:
         parts: list[str] = []
         done = 0
         for escape in _ESCAPE.finditer(raw):
-            code, letter = escape[1], escape[2]
+            high, low, code, letter = escape.groups()
             quotes -= letter == '"'
             before = raw[done : escape.start()]
-            character = _LETTERS.get(letter, letter) if code is None else chr(int(code, 16))
-            if code is not None and "\ud800" <= character <= "\udfff":
-                character = "\ufffd"
+            if high is not None:
+                character = chr(0x10000 + ((int(high, 16) & 0x3FF) << 10 | int(low, 16) & 0x3FF))
+            elif code is not None:
+                character = chr(int(code, 16))
+                character = "\ufffd" if "\ud800" <= character <= "\udfff" else character
+            else:
+                character = _LETTERS.get(letter, letter)
             parts += (before, character)
             self._plain += len(before) + 1
             done = escape.end()
@@ -104,9 +97,7 @@ class Escapes:
     def placed(self, one: Found) -> Found:
         """A place in the text as one in the source, with a replacement that may stand there: for a number, a string."""
         there = self.located(one)
-        written = one.replacement
-        if written and self.is_source:
-            written = msgspec.json.encode(written)[1:-1].decode()
+        written = one.replacement and msgspec.json.encode(one.replacement)[1:-1].decode()
         if written is not None and self._json and not self._in_string(there.start):
             written = f'"{written}"'
         return there._replace(replacement=written)
@@ -138,7 +129,7 @@ def _turns(source: str) -> bool:
     """Does it end in a string if it does not begin in one, and the reverse?"""
     quotes = source.count('"')
     if "\\" in source:
-        quotes -= sum(escape[2] == '"' for escape in _ESCAPE.finditer(source))
+        quotes -= sum(escape[4] == '"' for escape in _ESCAPE.finditer(source))
     return quotes % 2 == 1
 
 

@@ -178,7 +178,7 @@ class LaneJudge:
         self._quick = [one for one in beside if isinstance(one.follower, ScanFollower)]
         self._slow = [one for one in beside if not isinstance(one.follower, ScanFollower)]
         self._escapes = Escapes() if kind == "tool_arguments" else None  # it is the source of JSON
-        self._restorer = Restorer(masking, False) if masking else None
+        self._restorer = Restorer(masking, self._escapes is not None) if masking else None
         self._size = 0
         self.timed = any(isinstance(one.follower, WindowFollower) and one.holds for one in self._slow)
         self.settled = 0
@@ -208,8 +208,6 @@ class LaneJudge:
             self._escapes.forget(plain)
         settled = min(settled, self._size)
         if self._restorer is not None:
-            if self._escapes is not None:
-                self._restorer.in_json = self._escapes.is_source
             for source, end in _slices(piece):
                 add(self.edits, self._restorer.feed(source, final and end))
                 if not end:

@@ -63,11 +63,11 @@ class Masking:
 class Restorer:
     """A text that arrives in pieces: where a placeholder may be incomplete, it waits."""
 
-    __slots__ = ("_base", "_masking", "_text", "in_json", "settled")
+    __slots__ = ("_base", "_in_json", "_masking", "_text", "settled")
 
     def __init__(self, masking: Masking, in_json: bool) -> None:
         self._masking = masking
-        self.in_json = in_json
+        self._in_json = in_json
         self._text = ""  # from `_base` on: what is not settled
         self._base = 0
         self.settled = 0
@@ -78,7 +78,7 @@ class Restorer:
             return []
         tail = None if final else _OPEN.search(text, max(0, len(text) - _LONGEST))
         end = len(text) if tail is None else tail.start()
-        found = self._masking.find(text[:end], self.in_json) if "[" in text else []
+        found = self._masking.find(text[:end], self._in_json) if "[" in text else []
         base = self._base
         self._text, self._base = text[end:], base + end
         self.settled = self._base

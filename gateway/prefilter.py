@@ -21,11 +21,14 @@ from gateway.patterns import Hint, hinting
 _DECODED: Final = (
     r'"text"\s*:',
     r'"(?:image_url|input_audio|input_image|image_file|file_id|file_url|file_data|b64_json|audio|data|source)"',
+    r'"(?:document_url|video_url|audio_url|images?|video|file_uri|fileUri|file_ids|inline_data|inlineData|fileData|'
+    r'input_image_mask)"',
     r'"[dD][aA][tT][aA]:',
-    r"[:,\[]\s*-?(?:[0-9][0-9.]*[eE]\+?[0-9]|[0-9]{8}[0-9.]*[eE])",  # a number that is written as no other
+    r"[:,\[]\s*-?(?:[0-9][0-9.]*[eE]\+?[0-9]|[0-9]{8}[0-9]*(?:\.[0-9]|[eE]))",  # a number that is written as no other
     r'"(?:prompt|input)"\s*:\s*\[',
     r'"partial_image_b64"|"result"\s*:\s*"',
-    r'"message"\s*:\s*\{[^\x00]*"\s*:\s*\[\s*[^\]\s]',  # unless all such lists are of calls; must be the last
+    r'\[[^\x00]*"choices"\s*:|"choices"\s*:\s*\[[^\x00]*\[[^\x00]*"message"\s*:',  # lists that a reader may join …
+    r'"message"\s*:\s*\{[^\x00]*"\s*:\s*\[\s*[^\]\s]',  # … unless all such lists are of calls; must be the last
 )
 _LIST: Final = re.compile(rb'"((?:[^"\\]|\\.)*+)"\s*+:\s*+\[\s*+(?!\])')
 _UNJOINED: Final = frozenset({b"choices", b"tool_calls"})

@@ -4,9 +4,9 @@ Embeddings put "turn it on" beside "turn it off", and "delete it" beside "do not
 on must be equal: numbers, names, negations, words that have an opposite, what is asked for, who does what to whom.
 
     facts   those, in their order; other words may differ
-    words   and besides every word that carries meaning, in its order, but for its ending and a few synonyms
+    words   and besides every word, in its order, but articles, the s of a plural, politeness, and a few synonyms
 
-Words are English's; of other languages the negations are known, and every word carries meaning.
+Words are English's; of other languages the negations are known, and every word counts as it is written.
 """
 
 from __future__ import annotations
@@ -25,11 +25,17 @@ _TOKEN: Final = re.compile(
     r"https?://\S+|[\w.+-]{1,64}@[\w-]+\.[\w.]+|"
     r"(?<!\w)\.\d+|[+-]?\d[\d.,:/-]*\d|[+-]?\d|"
     r"[^\W\d_]+(?:'[^\W\d_]+)*(?:[\w.:/#-]*[\w#])?|[\w]+|[<>=+*/^]+|\n[ \t]*|"
-    r"(?<=[\d)])!|(?<=\b\w)!|(?P<parts>(?:\.\.\.|[.,;:?!…¿¡—])(?![.,;:?!]))|[^\w\s]"
+    r"(?P<parts>(?<=[\w)\]'\"])[.?!](?=\s+[^\W\d_a-z]|\s*$)(?<![\d)]!)(?<!\b\w!))|[^\w\s]"
 )
-_THOUSANDS: Final = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
+_THOUSANDS: Final = re.compile(r"(?<![\w(\[{,])\d{1,3}(?:,\d{3})+(?:\.\d+)?(?=[\s?!%]|\.?$)")
+_ENGLISH: Final = re.compile(r"\b(?:the|what|how|who|why|which|where|when|does|do|is|are|of|my|with)\b", re.IGNORECASE)
+_ARTICLE: Final = re.compile(
+    r"(?<![\w(*+/=-])(?<![*+/=-] )(?:an?|the)\s+(?=[^\W\d_]{2,})"
+    r"(?!(?:few|little|in|of|on|to|for|means?|and|or|is|as|at|by)\b)", re.IGNORECASE
+)  # fmt: skip
 _QUOTED: Final = re.compile(r"[\"`]([^\"`]+)[\"`]")
 _ONE_SIGN: Final = str.maketrans("’‘“”«»„–−", '\'\'"""""--')
+_WANTED: Final = "explain|describe|tell|give|show|write|list|summari[sz]e|translate|recommend|suggest|define|provide"
 _BEGIN: Final = r"(?:^|(?<=[.!?,;:] ))(?:please )?"
 # Said for politeness, or in two ways: each as it is said instead.
 _FRAMES: Final = tuple(
@@ -41,14 +47,16 @@ _FRAMES: Final = tuple(
         (r"'(?:re|m)\b", " are"),
         (r"'ve\b", " have"),
         (r"'ll\b", " will"),
+        (r"\bwon't\b", "will not"),
+        (r"\bcan(?:'t|not)\b", "can not"),
+        (r"n't\b", " not"),
         (r"^(?:hi|hello|hey)(?: there)?\b[,.!]? ?", ""),
         (r"[,.!?]? (?:thanks|thank you|please)[.!]*$", ""),
-        (_BEGIN + r"(?:can|could|would|will) you\b ?", ""),
+        (_BEGIN + r"(?:can|could|would|will) you (?=(?:please|" + _WANTED + r")\b)(?:please )?", ""),
         (_BEGIN + r"(?:(?:tell|give|show|help) me|let me know)\b ?", ""),
         (_BEGIN + r"(write|find|recommend|suggest) me\b", r"\1"),
         (r"^(?:please )?(explain\b.*) to me\b(?=\W*$)", r"\1"),
-        (r"\bhow (?:(?:can|could|would|do) I|does one)\b", "how to"),
-        (r"\bhow (?:can|could|would)\b", "how do"),
+        (r"\bhow (?:(?:can|could|do) I|does one)\b", "how to"),
     )
 )
 
@@ -64,7 +72,6 @@ _NEGATIONS: Final = _words(
     "dont cant wont isnt arent doesnt didnt wasnt couldnt shouldnt wouldnt "
     "non mai senza niet geen nooit zonder inte aldrig utan não nem sem nie bez не нет без никогда"
 )
-_NT: Final = ("n't", "dont", "cant", "wont", "isnt", "arent", "esnt", "idnt", "asnt", "ldnt", "cannot")
 # Each word's opposite is near it in meaning, and an answer for one is wrong for the other.
 _POLAR: Final = _words(
     "on off in out up down over under before after above below more less most least max min maximum minimum increase "
@@ -89,7 +96,7 @@ _POLAR: Final = _words(
 _ASKS: Final = {
     **dict.fromkeys(("who", "whom", "whose"), "who"),
     **{word: word for word in _words("what how when where why which if whether vs versus or")},
-    **dict.fromkeys(("many", "much", "far", "often", "tall", "deep", "wide", "expensive", "cost", "price"), "amount"),
+    **{word: word for word in _words("many much far often tall deep wide expensive cost price")},
 }
 _NUMBERS: Final = dict(
     pair.split("=")
@@ -113,24 +120,17 @@ _WHO: Final = {
     )
     for word in group.split()
 }  # fmt: skip
-# They carry nothing that the other classes do not.
-_EMPTY: Final = _words(
-    "a an the it its of and so then please kindly really simply basically let's ok okay well also need can could would "
-    "will may"
-)
 _SAME: Final = {
     word: group.split()[0]
     for group in (
-        "delete erase", "remove uninstall", "begin start", "finish end", "fix repair mend", "error bug",
-        "buy purchase", "big large", "small little", "picture image photo", "movie film", "car automobile",
-        "phone telephone", "email e-mail mail", "quick fast rapid", "make create build", "change modify alter",
-        "reset restore", "password passcode passphrase", "signin login log-in", "shop store", "kid child",
-        "country nation", "job work", "pick choose select", "function method", "find locate", "largest biggest",
-        "smallest littlest", "author writer", "doctor physician",
+        "delete erase", "buy purchase", "car automobile", "phone telephone", "email e-mail", "doctor physician",
+        "largest biggest", "smallest littlest",
     )
     for word in group.split()
 }  # fmt: skip
-_ENDINGS: Final = ("'s", "ies", "ing", "es", "ed", "s")
+_NO_PLURAL: Final = _words(
+    "news customs goods means arms glasses physics economics mathematics politics series species"
+)
 
 
 class Facts(NamedTuple):
@@ -147,45 +147,46 @@ def facts(text: str) -> Facts | None:
     text = unicodedata.normalize("NFC", text).strip().translate(_ONE_SIGN)
     for frame, instead in _FRAMES:
         text = frame.sub(instead, text)
+    text = _THOUSANDS.sub(lambda found: found[0].replace(",", ""), text)
+    if english := _ENGLISH.search(text) is not None:
+        text = _ARTICLE.sub("", text)
     turns: list[str] = [f"quoted {quoted}" for quoted in _QUOTED.findall(text)]
     words: list[str] = []
     start = True
     for found in _TOKEN.finditer(text):
         if found.lastgroup != "parts":
-            turn, word = _read(found.group(), start)
+            turn, word = _read(found.group(), start, english)
             if turn:
                 turns.append(turn)
-            if word:
-                words.append(word)
-        ended = text[found.end() : found.end() + 1] in ("", ".", "!", "?", ":", "\n")
-        start = ended or found.group()[0] == "\n" or (start and found.lastgroup == "parts")
+            words.append(word)
+        start = text[found.end() : found.end() + 1] in ("", ".", "!", "?", "\n") or found.group()[0] == "\n"
+        start = start or found.lastgroup == "parts"
     return Facts(tuple(turns), tuple(words))
 
 
-def _read(token: str, start: bool) -> tuple[str, str]:
-    """What a token turns on, and what it means as a word; either may be empty.  start: of a sentence."""
+def _read(token: str, start: bool, english: bool) -> tuple[str, str]:
+    """What a token turns on (it may be nothing), and what it means as a word.  start: of a sentence."""
     lower = token.lower()
     if (number := _NUMBERS.get(lower)) is not None:
         return f"{'number' if number[0].isdigit() else 'sign'} {number}", number
     if any(c.isdigit() for c in token):
-        plain = token.replace(",", "") if _THOUSANDS.fullmatch(token) else token
-        return f"number {plain}", plain
-    if lower in _NEGATIONS or lower.endswith("n't"):
-        return f"not {'not' if lower.endswith(_NT) else lower}", "not"
+        return f"number {token}", token
+    if lower in _NEGATIONS:
+        return f"not {lower}", lower
     if lower in _TENSES:
-        return f"tense {_TENSES[lower]}", ""
+        return f"tense {_TENSES[lower]}", lower
     if lower in _ASKS:
         return f"asks {_ASKS[lower]}", _ASKS[lower]
     if (who := _WHO.get(lower)) is not None and (len(token) == 1 or not token.isupper()):  # `us` is not the US
-        return f"who {who}", ""
+        return f"who {who}", who if who in ("is", "has", "does", "this", "that") else token if len(
+            token
+        ) == 1 else lower
     if not any(c.isalpha() for c in token):
         return f"sign {token}", token
     if _is_name(token, start):  # as it is written: Mb is not MB
-        return f"name {token.removesuffix(chr(39) + 's')}", lower.removesuffix("'s")
-    stem = _stem(lower)
-    if lower in _POLAR:
-        return f"polar {stem}", "" if lower in _EMPTY else stem
-    return "", "" if lower in _EMPTY else stem
+        return f"name {token.removesuffix(chr(39) + 's')}", token
+    word = _stem(lower) if english else lower
+    return f"polar {word}" if lower in _POLAR else "", word
 
 
 def _is_name(word: str, start: bool) -> bool:
@@ -196,13 +197,14 @@ def _is_name(word: str, start: bool) -> bool:
 
 
 def _stem(word: str) -> str:
-    for ending in _ENDINGS:
-        if word.endswith(ending) and len(word) - len(ending) >= 3:
-            word = word.removesuffix(ending) + ("y" if ending == "ies" else "")
-            break
-    if len(word) > 3 and word[-1] == word[-2] and word[-1] not in "lsz":
-        word = word[:-1]  # stopp(ed), runn(ing)
-    word = word.removesuffix("e") if len(word) > 4 else word
+    """Without the s of a plural; a few words have another in their place."""
+    if word.endswith("'s"):
+        return word
+    if len(word) > 3 and word[-1] == "s" and word[-2] not in "sui'" and word not in _NO_PLURAL:
+        if word.endswith("ies") and len(word) > 4:
+            word = word[:-3] + "y"
+        else:
+            word = word[:-2] if word.endswith(("xes", "ches", "shes", "sses", "zzes")) else word[:-1]
     return _SAME.get(word, word)
 
 

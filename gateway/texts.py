@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from gateway.assessor import Scanner
 from gateway.dialects import NAME, Part, Place, stage_of
-from gateway.escapes import Escapes, begins_json
+from gateway.escapes import Escapes
 from gateway.masking import MASKED
 from gateway.patterns import Found, merged
 
@@ -100,7 +100,8 @@ class Texts:
 
     @property
     def each(self) -> Iterator[str]:
-        return (part.text for part in self._parts)
+        """As they are read."""
+        return (_plain(part, part.text) for part in self._parts)
 
     def changed(self, edits: Sequence[Found], mask: Callable[[str, str], str] | None = None) -> dict[Place, str]:
         """The texts that are different without what was found, by their places.
@@ -120,9 +121,7 @@ class Texts:
                 instead = one.replacement or ""
                 if MASKED in instead and mask is not None:
                     value = part.text[start:end]
-                    if part.kind == "tool_arguments" and begins_json(part.text):
-                        value = Escapes(sure=True).feed(value, True)
-                    instead = instead.replace(MASKED, mask(one.label, value))
+                    instead = instead.replace(MASKED, mask(one.label, _plain(part, value)))
                 pieces += (part.text[done:start], instead)
                 done = end
             changes[part.place] = "".join([*pieces, part.text[done:]])
@@ -141,6 +140,10 @@ class Texts:
         yield stage, Joined([(self._starts[at], part) for at, part in mine])
         for run in _messages(mine):
             yield stage, Joined([(self._starts[at], part) for at, part in run], "")
+
+
+def _plain(part: Part, text: str) -> str:
+    return Escapes().feed(text, True) if part.kind == "tool_arguments" else text
 
 
 def _messages(parts: Sequence[tuple[int, Part]]) -> Iterator[list[tuple[int, Part]]]:

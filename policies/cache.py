@@ -33,7 +33,7 @@ from gateway.inner import Inner
 from gateway.nearby import Asked, Nearby, Semantic
 from gateway.policy import Policy
 from gateway.problems import wrong
-from gateway.questions import Questions, as_one
+from gateway.questions import Questions, as_one, besides
 from gateway.repeats import Claim, Repeats
 from gateway.roster import Teams
 from gateway.settings import Name
@@ -72,6 +72,7 @@ class _Seat:
     flight: Flight | None = None  # that it leads
     follower: Follower | None = None
     strips: bool = False
+    alone: bool = False  # nobody may follow
 
 
 class Cache(Policy[_Seat]):
@@ -128,7 +129,7 @@ class Cache(Policy[_Seat]):
         self._room = Room()
         near = said.semantic
         self._nearby = Nearby(near, self._store, inner, self._questions, answers.near) if near is not None else None
-        self._flights: dict[bytes, _Seat] = {}  # who leads those that may be joined, by what is asked
+        self._flights: dict[bytes, list[_Seat]] = {}  # those under way, by what is asked; the oldest first
         self._leading: dict[Exchange, _Seat] = {}
 
     # ── before the call ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -203,13 +204,15 @@ class Cache(Policy[_Seat]):
                     continue
                 x.cache = "miss"
                 return self._lead(x, _Seat(claim, None, question, now, meant), alone or flight is not None)
+            # Where there was an answer or a refusal, but none that others may have, none need wait for the next.
+            of_its_own = besides(x) != besides(flight.leader)
             if (seat := await self._follow(x, flight, claim)) is not None:
                 return seat
-            alone = flight.complete or not _shared(flight)  # there was an answer, but none that others may have
+            alone = flight.complete or not _shared(flight) or (of_its_own and isinstance(flight.error, UpstreamError))
 
     async def _under_way(self, question: Question, now: Generations | None) -> Flight | None:
         """The flight that may be joined: one that began before its team, key or model was forgotten is not."""
-        leads = self._flights.get(question.key)
+        leads = next((seat for seat in self._flights.get(question.key, ()) if not seat.alone), None)
         if leads is None or leads.question is None:
             return None
         if (leads.question.team, leads.question.caller) != (question.team, question.caller):
@@ -217,10 +220,10 @@ class Cache(Policy[_Seat]):
         return leads.flight if now is None or now == leads.now else None
 
     def _lead(self, x: Exchange, seat: _Seat, alone: bool) -> _Seat:
-        """alone: nobody may follow."""
         seat.flight = Flight(x, self._room)
-        if seat.question is not None and not alone and self._said.coalesce:
-            self._flights[seat.question.key] = seat
+        seat.alone = alone or not self._said.coalesce
+        if seat.question is not None:
+            self._flights.setdefault(seat.question.key, []).append(seat)
         if x.stream and not x.wants_usage:
             x.wants_usage = seat.strips = True  # what is kept tells its usage
         self._leading[x] = seat
@@ -244,7 +247,7 @@ class Cache(Policy[_Seat]):
                 seat = _Seat(claim, flight.body, follower=follower)
                 x.saved = flight.cost
         except UpstreamError:
-            if alike:
+            if alike and _shared(flight):
                 raise
         finally:
             x.upstream += clock() - began
@@ -333,9 +336,7 @@ class Cache(Policy[_Seat]):
     ) -> None:
         """told: the answer as it is when it is not streamed, or None.  Whatever it raises, the flight lands."""
         body = None
-        under_way = self._flights.get(seat.question.key) if seat.question is not None else None
-        if under_way is seat and seat.question is not None:
-            del self._flights[seat.question.key]
+        others = self._leaves(seat)
         try:
             body = flight.body = told()
             if seat.question is not None and seat.now is not None and body is not None and self._may_keep(x, body):
@@ -343,8 +344,9 @@ class Cache(Policy[_Seat]):
                 caller = x.caller
                 kept = Kept(body, at, at + self._ttl, flight.cost, caller.team, caller.key, seat.now, id=x.id)
                 self._store.put(seat.question, kept)
-                if under_way is not None and under_way is not seat:
-                    under_way.now = None  # it began before this one, which was to ask anew
+                for other in others:
+                    if other.flight is not None and other.flight.leader.started_at < x.started_at:
+                        other.now = None  # it is kept no more: this one asked anew
                 if seat.meant is not None and self._nearby is not None:
                     self._nearby.index.add(seat.question.tenant, seat.meant, seat.question.key)
         finally:
@@ -352,6 +354,16 @@ class Cache(Policy[_Seat]):
             flight.land(refused if isinstance(refused, Denied) else error)  # what it could not pay is its own affair
             if seat.claim is not None:
                 self._repeats.release(seat.claim, body, flight.cost)
+
+    def _leaves(self, seat: _Seat) -> list[_Seat]:
+        """It is under way no more.  Those that ask the same, and are."""
+        if seat.question is None:
+            return []
+        others = self._flights[seat.question.key]
+        others.remove(seat)
+        if not others:
+            del self._flights[seat.question.key]
+        return others
 
     def _may_keep(self, x: Exchange, body: bytes) -> bool:
         final = x.final

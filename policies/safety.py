@@ -86,7 +86,8 @@ class _Team:
         self.rules = rules
         self.asked = [rule for rule in rules if rule.stages & _ASKED]
         self.said = [rule for rule in rules if rule.stages & _SAID and rule.action != "mask"]
-        self.masks = [rule for rule in rules if rule.action == "mask"]
+        changing = [rule for rule in self.asked if rule.action in ("mask", "redact")]
+        self.masks = changing if any(rule.action == "mask" for rule in rules) else []
         self.asked_once = Prefilter(self.asked, looks[0])
         self.said_once = Prefilter(self.said, looks[1])
 

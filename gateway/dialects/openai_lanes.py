@@ -42,7 +42,7 @@ _STAMP: Final = re.compile(
     r"\d{4}-\d\d-\d\dT[\d:.]{5,18}(?:Z|[+-]\d\d:?\d\d)?|[\da-f]{8}(?:-[\da-f]{4}){3}-[\da-f]{12}"
 )
 # Fields in whose lists, and in lists around them, one text may stand in parts …
-_SPOKEN: Final = frozenset(
+SPOKEN: Final = frozenset(
     "text content parts thinking reasoning refusal output output_text message response completion generated_text "  # noqa: SIM905
     "delta value".split()
 )
@@ -156,7 +156,7 @@ def placed(part: Part, root: Any) -> Part:
         return part
     if _LABEL.search(last) or _STAMP.fullmatch(part.text):
         return part
-    steps, _ = _steps(part.place, root, _is_said(part.kind) and (last in _SPOKEN or not last))
+    steps, _ = _steps(part.place, root, _is_said(part.kind) and (last in SPOKEN or not last))
     return Part(part.place, part.text, part.kind, run=steps)
 
 

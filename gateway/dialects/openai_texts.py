@@ -19,6 +19,7 @@ import msgspec
 from gateway.dialects import LOGPROBS, NAME, NUMBER, TOOL_TEXT, Ambiguous, Part, Place
 from gateway.dialects.openai_lanes import (
     NAMES,
+    SPOKEN,
     called,
     continued,
     growing,
@@ -35,10 +36,16 @@ _DEEPEST: Final = 200  # levels; parsers differ beyond
 _REPEATED: Final = frozenset({"obfuscation", "embedding", "encrypted_content", "signature"})  # base64
 _MEDIA: Final = frozenset({"data", "b64_json", "file_data", "partial_image_b64", "result"})  # base64
 _FETCHED: Final = frozenset({"image_url", "file_url", "file_id", "input_audio", "image_file", "source"})
-_REFERRED: Final = frozenset(
-    {"properties", "$defs", "definitions", "patternProperties", "metadata", "annotations", "citations"}
+# Below these it is no picture and no file that a field names, by any of those names; or only where it quotes one.
+_NOTED: Final = frozenset({"properties", "$defs", "definitions", "patternProperties", "metadata"})
+_QUOTED: Final = frozenset({"annotations", "citations", "results"})
+_DATA_URL: Final = re.compile(r"data:(?:[\w.+-]+/[\w.+-]+[;,]|[^,]*;\s*base64\s*,)", re.ASCII | re.IGNORECASE)
+# What calls of other vendors name a picture or a file by, and other words for what this one does.
+_GIVEN: Final = frozenset(
+    "document_url video_url audio_url images image video file_uri fileUri file_ids inline_data inlineData "  # noqa: SIM905
+    "file_data fileData input_image_mask".split()
 )
-_DATA_URL: Final = re.compile(r"data:(?:[\w.+-]+/[\w.+-]+[;,]|[^,\s]{0,200};base64,)", re.ASCII | re.IGNORECASE)
+_INLINE: Final = {"text": {"type", "media_type", "data"}, "content": {"type", "content"}}  # sources that are read here
 _SOURCES: Final = frozenset({"arguments", "partial_json"})  # JSON in JSON, where they are strings
 _ARGUMENTS: Final = _SOURCES | {"tool_calls", "function_call"}
 _RESULTS: Final = frozenset(
@@ -51,7 +58,15 @@ _RESULTS: Final = frozenset(
     }
 )
 _CALLS: Final = frozenset(
-    {"function_call", "custom_tool_call", "code_interpreter_call", "tool_use", "server_tool_use", "mcp_call"}
+    {
+        "function_call",
+        "custom_tool_call",
+        "code_interpreter_call",
+        "tool_use",
+        "server_tool_use",
+        "mcp_tool_use",
+        "mcp_call",
+    }
 )
 _CALLED: Final = frozenset({"arguments", "input", "name", "code"})  # of such a call
 _SYSTEM: Final = frozenset({"system", "developer"})
@@ -93,6 +108,7 @@ _WORDS: Final = (
     )
 )
 _NAMED: Final = re.compile(rb'(?<!\\)"\s*:')
+_COLON: Final = re.compile(rb"\\u00(?:3[aA]|20)")  # a text that begins with one would count as a name
 _SHORTEST: Final = 10_000_000  # no number of less than eight digits is looked for
 _TYPES: Final = frozenset({"object", "string", "number", "integer", "boolean", "array", "null"})
 _decode = msgspec.json.Decoder().decode
@@ -107,7 +123,9 @@ def read_asked(body: bytes) -> list[Part]:
         call = _decode(body)
         if _encode(call) != body:
             json.loads(body, object_pairs_hook=_once)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except Ambiguous:
+        raise
+    except (ValueError, RecursionError) as error:  # also a number of thousands of digits
         raise ValueError("not JSON that can be read") from error
     found: list[Part] = []
     if not isinstance(call, dict):
@@ -144,7 +162,7 @@ def read_said(data: bytes) -> tuple[list[Part], list[Place]]:
         for at, choice in enumerate(choices):
             if isinstance(choice, dict):
                 group: Place = ("choice", index(choice.get("index"), at))
-                _choice(choice, at, group, found)
+                _choice(choice, at, group, found, said)
                 if choice.get("finish_reason") is not None:
                     ended.append(group)
             else:
@@ -162,11 +180,11 @@ def read_said(data: bytes) -> tuple[list[Part], list[Place]]:
         if name in ("delta", LOGPROBS) and isinstance(event, str):
             parts = found[before:]
             if kind := called(event):
-                parts = [part._replace(kind=kind) if part.text else part for part in parts]
+                parts = [part._replace(kind=kind) if part.kind == "output" else part for part in parts]
             found[before:] = [continued(part, said, event) for part in parts]
         elif shaped and isinstance(event, str):
             found[before:] = [opening(part, said, event) for part in found[before:]]
-        elif not shaped:
+        elif not shaped or (isinstance(value, list) and name in SPOKEN and isinstance(choices, list)):
             found[before:] = [placed(part, said) for part in found[before:]]
     if isinstance(event, str) and event.endswith(_ENDS):
         ended.append(())
@@ -195,7 +213,9 @@ def _read(data: bytes) -> Any:
         said = _decode(_without_numbers(data) if b'"embedding"' in data else data)
         again = _encode(said)
         # The same number of names stand in both, as a quote and a colon tell them; not so behind a backslash.
-        if again != data and (b"\\\\" in data or len(_NAMED.findall(again)) != len(_NAMED.findall(data))):
+        if again != data and (
+            b"\\\\" in data or _COLON.search(data) or len(_NAMED.findall(again)) != len(_NAMED.findall(data))
+        ):
             json.loads(data, object_pairs_hook=_once)
         return said
     except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
@@ -223,7 +243,7 @@ def _without_numbers(data: bytes) -> bytes:
     return _encode(fields | {"data": rows})
 
 
-def _choice(choice: dict[str, Any], at: int, group: Place, found: list[Part]) -> None:
+def _choice(choice: dict[str, Any], at: int, group: Place, found: list[Part], said: dict[str, Any]) -> None:
     for name, value in choice.items():
         before = len(found)
         if name not in _WORDS:
@@ -233,6 +253,8 @@ def _choice(choice: dict[str, Any], at: int, group: Place, found: list[Part]) ->
             found[before:] = [growing(part, choice, 2, group) for part in found[before:]]
         elif name == "message":
             found[before:] = [message(part, choice, group) for part in found[before:]]
+        elif isinstance(value, list) and name in SPOKEN:
+            found[before:] = [placed(part, said) for part in found[before:]]
 
 
 def _field(name: str, value: Any, place: Place, kind: str, found: list[Part], free: bool) -> None:
@@ -242,7 +264,7 @@ def _field(name: str, value: Any, place: Place, kind: str, found: list[Part], fr
         if (name in _MEDIA and _is_base64(value)) or _is_data(value):
             found.append(Part((*place, name), "", "media"))
             return
-        if name in _FETCHED and _fetches(name, value, place, kind):
+        if (name in _FETCHED or name in _GIVEN) and value and _fetches(name, value, place, kind):
             found.append(Part((*place, name), "", "media"))
         if name in _REPEATED and not free and _BASE64.fullmatch(value):
             return
@@ -254,7 +276,7 @@ def _field(name: str, value: Any, place: Place, kind: str, found: list[Part], fr
             if text := tokens(value):
                 found.append(Part((*place, name), text, kind))
             return
-        if name in _FETCHED and _fetches(name, value, place, kind):
+        if (name in _FETCHED or name in _GIVEN) and value and _fetches(name, value, place, kind):
             found.append(Part((*place, name), "", "media"))
         free = free or name not in _OURS or (kind == TOOL_TEXT and name in _OBJECTS)
         _walk(value, (*place, name), TOOL_TEXT if name in _ARGUMENTS else kind, found, free)
@@ -268,11 +290,13 @@ def _fetches(name: str, value: Any, place: Place, kind: str) -> bool:
     Not in a schema or in what somebody noted, nor where a tool is called: these are words like any.  Nor where an
     answer says which file it quotes.
     """
-    if kind == TOOL_TEXT or not _REFERRED.isdisjoint(place):
+    if kind == TOOL_TEXT or not _NOTED.isdisjoint(place) or (name in _GIVEN and kind == "output"):
         return False
     if name == "source":
-        return not isinstance(value, str) and not (isinstance(value, dict) and value.get("type") in ("text", "content"))
-    return name != "file_id" or not (kind == "output" or "results" in place)
+        told = value.get("type") if isinstance(value, dict) else None
+        inline = isinstance(told, str) and value.keys() <= _INLINE.get(told, frozenset())
+        return not (isinstance(value, str) or inline)
+    return name != "file_id" or not (kind == "output" or not _QUOTED.isdisjoint(place))
 
 
 def _is_data(text: str) -> bool:

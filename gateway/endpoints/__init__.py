@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from random import getrandbits
 from typing import Final, Generic, TypeVar
 
@@ -24,7 +25,6 @@ CallType = TypeVar("CallType", bound=msgspec.Struct)
 
 NOBODY: Final = Caller("", "")
 NO_TRACE: Final = Trace(0, 0, 0, False)  # until the caller is known, whose trace it may be
-_LONGEST: Final = 200  # characters of a caller's label that are kept
 
 # Where callers put their labels; ours first, then what other gateways' users already send.
 _SESSION: Final = (b"x-session-id", b"x-litellm-session-id", b"helicone-session-id", b"x-portkey-trace-id")
@@ -127,7 +127,7 @@ async def read_body(scope: Scope, receive: Receive, limit: int, headers: Mapping
 
 
 def refuse_encoding(headers: Mapping[bytes, bytes]) -> None:
-    if headers.get(b"content-encoding", b"identity") != b"identity":
+    if headers.get(b"content-encoding", b"identity") not in (b"identity", b"identity, identity"):
         raise BadCall("Send the body without Content-Encoding.", code="unsupported_encoding", status=415)
 
 
@@ -199,6 +199,14 @@ def printable(text: str) -> str:
     return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
 
 
+def named(text: str) -> str:
+    """The same of a word that tells somebody apart from others: what is not shown of it is told by a digest."""
+    shown = printable(text)
+    if shown == text:
+        return text
+    return f"{shown[:111]}~{sha256(text.encode(errors='surrogatepass')).hexdigest()[:16]}"
+
+
 def _too_large(limit: int) -> BadCall:
     return BadCall(f"The body is over the limit of {limit // 1_048_576} MiB.", code="body_too_large", status=413)
 
@@ -235,9 +243,9 @@ def _read_metadata(x: Exchange, raw: bytes, tags: list[str]) -> None:
         said = msgspec.json.decode(raw, type=dict[str, str])
     except (msgspec.DecodeError, UnicodeDecodeError):
         return  # a label that cannot be read labels nothing
-    x.user = x.user or printable(said.pop("_user", ""))
+    x.user = x.user or named(said.pop("_user", ""))
     tags += [printable(f"{name}={value}") for name, value in said.items()]
 
 
 def _text(value: bytes) -> str:
-    return printable(value[:_LONGEST].decode("utf-8", "replace"))
+    return named(value.decode("utf-8", "surrogateescape"))

@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from gateway.body import NOTHING
-from gateway.endpoints import House, JsonEndpoint, Kind, printable, read_stream
+from gateway.endpoints import House, JsonEndpoint, Kind, named, read_stream
 from gateway.errors import BadCall
 from gateway.exchange import Exchange
 
@@ -57,7 +57,7 @@ def endpoint(house: House) -> JsonEndpoint[ChatCall]:
 
 def understand(x: Exchange, call: ChatCall) -> None:
     read_stream(x, call.stream, call.stream_options)
-    x.user = x.user or printable(call.safety_identifier or call.user or "")
+    x.user = x.user or named(call.safety_identifier or call.user or "")
     x.texts = partial(texts, call)
     for at, message in enumerate(call.messages):
         if message.content != NOTHING and memoryview(message.content)[0] not in _CONTENT:

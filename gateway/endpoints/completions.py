@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from gateway.endpoints import House, JsonEndpoint, Kind, printable, read_stream
+from gateway.endpoints import House, JsonEndpoint, Kind, named, read_stream
 from gateway.exchange import Exchange
 
 KIND = Kind("completions", "text_completion", "/v1/completions", "/completions")
@@ -39,7 +39,7 @@ def endpoint(house: House) -> JsonEndpoint[CompletionCall]:
 
 def understand(x: Exchange, call: CompletionCall) -> None:
     read_stream(x, call.stream, call.stream_options)
-    x.user = x.user or printable(call.user or "")
+    x.user = x.user or named(call.user or "")
     x.texts = partial(_texts, call)
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from gateway.endpoints import House, JsonEndpoint, Kind, printable
+from gateway.endpoints import House, JsonEndpoint, Kind, named
 from gateway.exchange import Exchange
 
 KIND = Kind("embeddings", "embeddings", "/v1/embeddings", "/embeddings")
@@ -29,7 +29,7 @@ def endpoint(house: House) -> JsonEndpoint[EmbeddingCall]:
 
 
 def understand(x: Exchange, call: EmbeddingCall) -> None:
-    x.user = x.user or printable(call.user or "")
+    x.user = x.user or named(call.user or "")
     x.texts = partial(_texts, call)
 
 

@@ -366,6 +366,133 @@ async def test_an_older_call_that_ends_later_does_not_replace_what_no_cache_fetc
         assert len(up.asked) == 2
 
 
+async def test_of_calls_that_ask_anew_the_latest_is_kept_whichever_ends_last() -> None:
+    gates = [asyncio.Event() for _ in range(4)]
+    count = 0
+
+    async def script(asked: Asked) -> None:
+        nonlocal count
+        count += 1
+        mine = count
+        await gates[mine].wait()
+        await asked.wire.whole(200, answer(f"answer {mine}"))
+
+    anew = {"cache-control": "no-cache"}
+    async with house(script) as (gateway, up):
+        calls = []
+        for each in range(3):
+            calls.append(asyncio.create_task(ask(gateway, headers=anew if each else {})))
+            await under_way(gateway, each + 1)
+        for each in (3, 2, 1):
+            gates[each].set()
+            assert text_of(await calls[each - 1]) == f"answer {each}"
+        assert text_of(await ask(gateway)) == "answer 3"
+        assert len(up.asked) == 3
+
+
+async def test_an_older_call_that_ends_does_not_take_from_a_newer_one_what_it_fetches() -> None:
+    gates = [asyncio.Event() for _ in range(4)]
+    count = 0
+
+    async def script(asked: Asked) -> None:
+        nonlocal count
+        count += 1
+        mine = count
+        await gates[mine].wait()
+        await asked.wire.whole(200, answer(f"answer {mine}"))
+
+    anew = {"cache-control": "no-cache"}
+    async with house(script) as (gateway, _):
+        first = asyncio.create_task(ask(gateway))
+        await under_way(gateway, 1)
+        second = asyncio.create_task(ask(gateway, headers=anew))
+        await under_way(gateway, 2)
+        gates[1].set()
+        await first
+        third = asyncio.create_task(ask(gateway, headers=anew))
+        await under_way(gateway, 2)
+        gates[2].set()
+        await second
+        gates[3].set()
+        await third
+        assert text_of(await ask(gateway)) == "answer 3"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_refusal_of_the_leaders_lowered_cap_is_its_own(stream: bool) -> None:
+    go = asyncio.Event()
+
+    async def script(asked: Asked) -> None:
+        cap = asked.json.get("max_completion_tokens") or asked.json.get("max_tokens") or 10**6
+        if asked.json["model"] == "up":
+            await go.wait()
+            await asked.wire.whole(503, b'{"error":{"message":"down"}}')
+        elif cap < 2000:
+            await asked.wire.whole(400, b'{"error":{"message":"too few tokens","param":"max_tokens"}}')
+        elif stream:
+            await say(asked, events("fine"))
+        else:
+            await asked.wire.whole(200, answer("fine"))
+
+    def change(told: Any) -> None:
+        poor(told, 0.2, shrink=True)
+        told["models"]["m"]["fallbacks"] = ["dear"]
+        price = {"input": 100, "output": 200}
+        told["models"]["dear"] = {"targets": [{"provider": "up", "model": "dear"}], "price": price}
+
+    async with house(script, change) as (gateway, _):
+        leader = asyncio.create_task(ask(gateway, key=CRON, stream=stream))
+        await under_way(gateway, 1)
+        follower = asyncio.create_task(ask(gateway, stream=stream))
+        await under_way(gateway, 2)
+        go.set()
+        assert (await leader).status_code == 400
+        assert text_of(await follower) == "fine"
+
+
+async def test_callers_whom_a_refusal_does_not_concern_do_not_wait_for_one_another() -> None:
+    together = most = 0
+
+    async def script(asked: Asked) -> None:
+        nonlocal together, most
+        together += 1
+        most = max(most, together)
+        await asyncio.sleep(0.3)
+        together -= 1
+        await asked.wire.whole(400, b'{"error":{"message":"no"}}')
+
+    async with house(script) as (gateway, up):
+        calls = [asyncio.create_task(ask(gateway, user=f"user {each}")) for each in range(8)]
+        assert {one.status_code for one in await asyncio.gather(*calls)} == {400}
+        assert (len(up.asked), most) == (8, 7)
+
+
+LONG = "u" * 128
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [(LONG + "ann", LONG + "bob"), ("ann\u0000", "ann?"), ("a\u200b1", "a\u200c1")],
+)
+async def test_users_whose_names_look_alike_share_nothing(one: str, other: str) -> None:
+    async with house(lambda asked: asked.wire.whole(200, answer("yes")), share="user") as (gateway, up):
+        for user in (one, other):
+            assert word(await ask(gateway, user=user)) == "miss"
+            response = await ask(gateway, user=user, temperature=1, headers={"idempotency-key": "k"})
+            assert "idempotent-replayed" not in response.headers or user == one
+        assert len(up.asked) == 4
+
+
+async def test_nor_do_those_whose_headers_are_no_unicode() -> None:
+    async with house(lambda asked: asked.wire.whole(200, answer("yes")), share="user") as (gateway, up):
+        for user in (b"ann\xe9", b"ann\xe8", LONG.encode() + b"ann", LONG.encode() + b"bob"):
+            body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "temperature": 0}
+            headers = [(b"authorization", f"Bearer {KEY}".encode()), (b"x-user-id", user)]
+            response = await gateway.client.post("/v1/chat/completions", json=body, headers=headers)
+            assert word(response) == "miss"
+        assert len(up.asked) == 4
+
+
 async def test_a_users_key_is_its_own_where_users_do_not_share() -> None:
     async with house(lambda asked: asked.wire.whole(200, answer("yes")), share="user") as (gateway, up):
         for user in ("ann", "bob", "ann"):

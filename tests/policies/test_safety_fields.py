@@ -166,3 +166,19 @@ async def test_a_value_that_is_a_field_s_name_too_is_judged_by_all() -> None:
     async with scripted(script) as up, running(config(up.url, policies=rules)) as gateway:
         assert (await gateway.client.post("/v1/anything", json={"model": "m"})).status_code == 200
     assert Odd.heard == [("output", "bogus")]
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses"])
+async def test_a_field_that_stands_twice_is_refused_whatever_else_is_written_in_escapes(path: str) -> None:
+    message = '{"role":"assistant","content":"AKIAQZXW5BTRNKLM2PQ7","content":"ok","x":"\\u003a"}'
+    body = '{"choices":[{"index":0,"message":%s,"finish_reason":"stop"}]}' if "chat" in path else '{"output":[%s]}'
+
+    async def script(asked: Asked) -> None:
+        await asked.wire.whole(200, (body % message).encode())
+
+    policies = [{"use": "safety", "assessors": [{"use": "secrets", "action": "redact"}]}]
+    async with scripted(script) as up, running(config(up.url, policies=policies)) as gateway:
+        call = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "input": "hi"}
+        response = await gateway.client.post(path, json=call)
+    assert response.status_code == 403
+    assert "AKIA" not in response.text

@@ -400,3 +400,33 @@ async def test_log_probabilities_of_what_is_harmless_stay() -> None:
         for stream in (True, False):
             response = await gateway.chat(stream=stream, logprobs=True)
             assert response.text.count('"logprob"') == 2
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        ["ada.love", "lace@ana", "lytical.com"],
+        ["4111 1111 ", "1111 1111"],
+        [{"text": "4111 1111 "}, {"text": "1111 1111"}],
+    ],
+)
+@pytest.mark.parametrize("where", ["before", "behind", "in the choice"])
+async def test_lists_beside_a_message_are_one_text_too(where: str, parts: Any) -> None:
+    message = {"role": "assistant", "content": "hi"}
+    choice = {
+        "index": 0,
+        **({"reasoning": parts} if where == "in the choice" else {}),
+        "message": message,
+        "finish_reason": "stop",
+    }
+    body = {"id": "c", "choices": [choice]}
+    body = {"output": parts, **body} if where == "before" else {**body, "output": parts} if where == "behind" else body
+
+    async def script(asked: Asked) -> None:
+        await asked.wire.whole(200, json.dumps(body).encode())
+
+    policies = [{"use": "safety", "assessors": [{"use": "personal_data", "action": "redact"}]}]
+    async with scripted(script) as up, running(config(up.url, policies=policies)) as gateway:
+        text = (await gateway.chat("hi")).text
+    for part in parts:
+        assert (part["text"] if isinstance(part, dict) else part) not in text

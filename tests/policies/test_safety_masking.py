@@ -171,3 +171,30 @@ async def test_nothing_is_lost_where_places_overlap(content: Any) -> None:
         assert "munity" not in up.asked[0].body.decode()
     whole = content if isinstance(content, str) else "".join(one["text"] for one in content)
     assert response.json()["choices"][0]["message"]["content"] == whole
+
+
+async def test_what_an_answer_from_the_cache_stands_for_is_what_it_stood_for_first() -> None:
+    """A value that another rule takes out has no placeholder, the second time neither."""
+    words = {"use": "words", "topics": {"to": ["contact bob@x.com"]}, "action": "redact"}
+    safe = {"use": "safety", "assessors": [words, {"use": "personal_data", "action": "mask"}]}
+
+    async def script(asked: Asked) -> None:
+        await asked.wire.whole(200, answer("second is [EMAIL_1]"))
+
+    async with scripted(script) as up, running(config(up.url, policies=[{"use": "cache"}, safe])) as gateway:
+        for word in ("miss", "hit"):
+            response = await gateway.chat("contact bob@x.com or ada@y.com", temperature=0)
+            assert response.headers["x-tollkeeper-cache"] == word
+            assert response.json()["choices"][0]["message"]["content"] == "second is ada@y.com"
+
+
+async def test_a_callers_own_placeholder_in_arguments_is_left_alone_however_it_is_written() -> None:
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": '{"t":"\\u005bEMAIL_1]"}'}}
+    messages = [{"role": "assistant", "tool_calls": [call]}, {"role": "user", "content": "I am bob@x.com"}]
+
+    async def script(asked: Asked) -> None:
+        await asked.wire.whole(200, answer("tool has [EMAIL_1], you are [EMAIL_2]"))
+
+    async with scripted(script) as up, running(config(up.url, policies=MASK)) as gateway:
+        response = await gateway.client.post("/v1/chat/completions", json={"model": "m", "messages": messages})
+    assert response.json()["choices"][0]["message"]["content"] == "tool has [EMAIL_1], you are bob@x.com"

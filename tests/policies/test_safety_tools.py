@@ -71,25 +71,28 @@ async def test_free_text_of_a_tool_in_chat() -> None:
     assert [call[0]["custom"]["input"] for call in calls] == [CLEAN] * 2
 
 
-async def test_arguments_that_are_told_as_an_object_and_those_that_are_no_json() -> None:
+async def test_arguments_that_are_told_as_an_object() -> None:
     blocks = [{"type": "tool_use", "id": "t", "name": "f", "input": {"path": CODE}}]
     sent, got = await both(
         "/v1/messages", {"messages": [{"role": "assistant", "content": blocks}]}, {"content": blocks}
     )
     assert sent["messages"][0]["content"][0]["input"]["path"] == CLEAN
     assert json.loads(got)["content"][0]["input"]["path"] == CLEAN
-    call = {"type": "function_call", "call_id": "c", "name": "f", "arguments": CODE}
-    sent, got = await both("/v1/responses", {"input": [call]}, {"output": [call]})
-    assert sent["input"][0]["arguments"] == CLEAN
-    assert json.loads(got)["output"][0]["arguments"] == CLEAN
 
 
-async def test_arguments_that_are_json_are_read_as_what_they_stand_for() -> None:
-    arguments = json.dumps({"a": f"x {SECRET}"}).replace("IA", "\\u0049A")
+@pytest.mark.parametrize("before", ["", "\ufeff", "```json\n", "null", " (", 'k":"'])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_arguments_are_read_as_what_they_stand_for_whatever_stands_before(before: str, stream: bool) -> None:
+    arguments = before + json.dumps({"a": f"x {SECRET}", "b": "\U0001f4a3"}).replace("IA", "\\u0049A")
     assert SECRET not in arguments
     call = {"type": "function_call", "call_id": "c", "name": "f", "arguments": arguments}
-    sent, _ = await both("/v1/responses", {"input": [call]}, {"output": []})
-    assert json.loads(sent["input"][0]["arguments"]) == {"a": f"x {SHOWN}"}
+    type_ = "response.function_call_arguments.delta"
+    cut = [{"type": type_, "item_id": "i", "delta": arguments[at : at + 3]} for at in range(0, len(arguments), 3)]
+    said: Any = events(*cut, {"type": "response.completed", "response": {}}) if stream else {"output": [call]}
+    sent, got = await both("/v1/responses", {"input": [call]}, said)
+    back = deltas(got, type_) if stream else json.loads(got)["output"][0]["arguments"]
+    for one in (sent["input"][0]["arguments"], back):
+        assert one == arguments.replace("AK\\u0049A" + SECRET[4:], SHOWN)
 
 
 @pytest.mark.parametrize("kind", ["code_interpreter_call_code", "custom_tool_call_input", "function_call_arguments"])
