@@ -94,7 +94,8 @@ _POLAR: Final = _words(
     "just exactly about very per from to into onto by for since until"
 )
 _ASKS: Final = {
-    **dict.fromkeys(("who", "whom", "whose"), "who"),
+    **dict.fromkeys(("who", "whom"), "who"),
+    "whose": "whose",
     **{word: word for word in _words("what how when where why which if whether vs versus or")},
     **{word: word for word in _words("many much far often tall deep wide expensive cost price")},
 }
@@ -178,9 +179,7 @@ def _read(token: str, start: bool, english: bool) -> tuple[str, str]:
     if lower in _ASKS:
         return f"asks {_ASKS[lower]}", _ASKS[lower]
     if (who := _WHO.get(lower)) is not None and (len(token) == 1 or not token.isupper()):  # `us` is not the US
-        return f"who {who}", who if who in ("is", "has", "does", "this", "that") else token if len(
-            token
-        ) == 1 else lower
+        return f"who {who}", who if who == "does" else token if len(token) == 1 else lower
     if not any(c.isalpha() for c in token):
         return f"sign {token}", token
     if _is_name(token, start):  # as it is written: Mb is not MB

@@ -210,6 +210,45 @@ Show just admins | Show admins
 Is that about 5? | Is that exactly 5?
 Translate this | Translate that
 Is he in the US? | Is he in us?
+How often should I feed a newborn baby formula during the night? | How much should I feed a newborn baby formula during the night?
+How tall is the Golden Gate Bridge in San Francisco? | How wide is the Golden Gate Bridge in San Francisco?
+Which of our suppliers are we suing in Germany? | Which of our suppliers are suing us in Germany?
+Who is calling me from the number +1 202 555 0101? | Who am I calling from the number +1 202 555 0101?
+Which customers have you paid? | Which customers have paid you?
+Who will you call? | Who will call you?
+Can my landlord sue the neighbor over the fence? | Can the landlord sue my neighbor over the fence?
+Which invoices of Acme aren't paid this month? | Which invoices of Acme weren't paid this month?
+Which customers don't pay? | Which customers didn't pay?
+Who can't vote? | Who doesn't vote?
+Was the French army defeated at Waterloo in 1815? | Did the French army defeat at Waterloo in 1815?
+Who was hired? | Who had hired?
+Can you die from eating raw chicken? | Will you die from eating raw chicken?
+Can you drink tap water in Mexico? | Would you drink tap water in Mexico?
+How would the universe end? | How can the universe end?
+Did few people survive the Titanic? | Did a few people survive the Titanic?
+Delete the users of the team | Delete the users and the team
+Delete all files of Bob and Alice | Delete all files and Bob of Alice
+What is the value of a * b + c? | What is the value of * b + c?
+What does max(a, b) return? | What does max(b) return?
+What is the type of (1,) in Python? | What is the type of (1) in Python?
+What does x[:-1] return? | What does x[-1] return?
+What does sort! do in Ruby? | What does sort do in Ruby?
+What does git add . do? | What does git add do?
+What does ; mean in bash? | What does : mean in bash?
+Pardon impossible, execute him | Pardon, impossible execute him
+What is max(1,200)? | What is max(1200)?
+Translate to French: Turkey | Translate to French: turkey
+What is i in electronics? | What is I in electronics?
+¿A quién demandó Juan Pérez en Madrid? | ¿Quién demandó a Juan Pérez en Madrid?
+¿Llegas a casa mañana por la tarde? | ¿Llega a casa mañana por la tarde?
+When is the next train from Berlin to Munich? | When is the next training from Berlin to Munich?
+Is the chicken cooking? | Is the chicken cooked?
+Are the backups deleting? | Are the backups deleted?
+What is a caring company? | What is a car company?
+What is the fee for changing a plan? | What is the fee for changing a plane?
+Is a C function the same as a C++ method? | Is a C method the same as a C++ function?
+How do I make a new branch in git? | How do I build a new branch in git?
+How do I find customs? | How do I find custom?
 """.strip()
 
 
