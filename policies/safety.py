@@ -200,9 +200,8 @@ class Safety(Policy[_State]):
 
     async def _judge(self, state: _State, rule: Rule, stage: str, text: Joined, edits: list[Found]) -> None:
         spans = await state.panel.ask(rule, stage, rule.assessor.asked(state.panel.exchange(), text.text, stage))
-        if not spans:
-            return
-        edits += await _off_loop(len(spans), self._placed, rule, text, spans)
+        if spans:
+            edits += await _off_loop(len(spans), self._placed, rule, text, spans)
 
     def _placed(self, rule: Rule, text: Joined, spans: Sequence[Found]) -> Sequence[Found]:
         if rule.action == "mask":

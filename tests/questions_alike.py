@@ -210,7 +210,7 @@ Show just admins | Show admins
 Is that about 5? | Is that exactly 5?
 Translate this | Translate that
 Is he in the US? | Is he in us?
-How often should I feed a newborn baby formula during the night? | How much should I feed a newborn baby formula during the night?
+How often should I feed a newborn formula at night? | How much should I feed a newborn formula at night?
 How tall is the Golden Gate Bridge in San Francisco? | How wide is the Golden Gate Bridge in San Francisco?
 Which of our suppliers are we suing in Germany? | Which of our suppliers are suing us in Germany?
 Who is calling me from the number +1 202 555 0101? | Who am I calling from the number +1 202 555 0101?

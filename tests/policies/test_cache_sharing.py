@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -16,7 +15,7 @@ from gateway.exchange import Exchange
 from gateway.policy import Policy
 from tests.policies.test_cache import CRON, OTHER, ask, said, word
 from tests.policies.test_cache_coalescing import text_of, under_way
-from tests.running import KEY, Running, running
+from tests.running import Running, running
 from tests.scripted import DONE, USAGE, Asked, Scripted, answer, event, events, say, scripted
 
 LETTERS = "abcdefghijklmnop"
@@ -271,153 +270,6 @@ async def test_a_silence_before_the_first_byte_begins_nothing() -> None:
         assert text_of(follower) == LETTERS
 
 
-# ── what is told ────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-async def test_nothing_was_saved_where_nothing_was_answered() -> None:
-    """A hit that another policy takes back."""
-
-    class Blocks(Policy[None]):
-        async def screen(self, x: Exchange, chunk: Any) -> Any:
-            if x.caller.team == "guests":
-                raise Denied("no", code="blocked", status=403)
-            return chunk
-
-    async with house(lambda asked: asked.wire.whole(200, answer("yes")), groups=[["checkout", "guests"]]) as (
-        gateway,
-        _,
-    ):
-        gateway.app.pipeline._screens.append(Blocks())
-        await ask(gateway)
-        assert (await ask(gateway, key=OTHER)).status_code == 403
-        record = await gateway.record((await gateway.finished(2)).id)
-        assert not record.saved_nano
-        metrics = (await gateway.client.get("/metrics")).text
-        assert 'tollkeeper_saved_usd_total{team="guests"' not in metrics
-
-
-async def test_a_follower_keeps_the_answer_in_its_record_where_its_team_asks_for_content() -> None:
-    go = asyncio.Event()
-
-    async def script(asked: Asked) -> None:
-        await go.wait()
-        await say(asked, events(*LETTERS))
-
-    def change(told: Any) -> None:
-        told["teams"]["checkout"]["content"] = "full"
-
-    async with house(script, change) as (gateway, _):
-        calls = [asyncio.create_task(ask(gateway, stream=True)) for _ in range(2)]
-        await under_way(gateway, 2)
-        go.set()
-        await asyncio.gather(*calls)
-        await gateway.finished(2)
-        assert {x.cache for x in gateway.seen} == {"miss", "coalesced"}
-        assert ["".join(x.output) for x in gateway.seen] == [LETTERS] * 2
-
-
-# ── what callers say ────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-async def lines(gateway: Running, *headers: tuple[str, str]) -> httpx2.Response:
-    """Each in a line of its own."""
-    body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "temperature": 0}
-    sent = [("authorization", f"Bearer {KEY}"), *headers]
-    return await gateway.client.post("/v1/chat/completions", json=body, headers=sent)
-
-
-async def test_every_line_of_a_header_counts() -> None:
-    async with house(lambda asked: asked.wire.whole(200, answer("yes"))) as (gateway, up):
-        for _ in range(2):
-            response = await lines(gateway, ("cache-control", "no-store"), ("cache-control", "max-age=60"))
-            assert response.headers["x-tollkeeper-cache-reason"] == "no-store"
-        assert len(up.asked) == 2
-
-
-@pytest.mark.parametrize(
-    "said", ['max-age="0"', "max-age=-1", "max-age=", "max-age=soon", "MAX-AGE = 0", 'no-cache="x"']
-)
-async def test_an_age_that_makes_no_sense_takes_nothing_old(said: str) -> None:
-    async with house(lambda asked: asked.wire.whole(200, answer("yes"))) as (gateway, up):
-        for _ in range(2):
-            assert word(await ask(gateway, headers={"cache-control": said})) == "miss"
-        assert len(up.asked) == 2
-
-
-async def test_an_older_call_that_ends_later_does_not_replace_what_no_cache_fetched() -> None:
-    go = asyncio.Event()
-    count = 0
-
-    async def script(asked: Asked) -> None:
-        nonlocal count
-        count += 1
-        mine = count
-        if mine == 1:
-            await go.wait()
-        await asked.wire.whole(200, answer(f"answer {mine}"))
-
-    async with house(script) as (gateway, up):
-        old = asyncio.create_task(ask(gateway))
-        await under_way(gateway, 1)
-        assert text_of(await ask(gateway, headers={"cache-control": "no-cache"})) == "answer 2"
-        go.set()
-        assert text_of(await old) == "answer 1"
-        assert text_of(await ask(gateway)) == "answer 2"
-        assert len(up.asked) == 2
-
-
-async def test_of_calls_that_ask_anew_the_latest_is_kept_whichever_ends_last() -> None:
-    gates = [asyncio.Event() for _ in range(4)]
-    count = 0
-
-    async def script(asked: Asked) -> None:
-        nonlocal count
-        count += 1
-        mine = count
-        await gates[mine].wait()
-        await asked.wire.whole(200, answer(f"answer {mine}"))
-
-    anew = {"cache-control": "no-cache"}
-    async with house(script) as (gateway, up):
-        calls = []
-        for each in range(3):
-            calls.append(asyncio.create_task(ask(gateway, headers=anew if each else {})))
-            await under_way(gateway, each + 1)
-        for each in (3, 2, 1):
-            gates[each].set()
-            assert text_of(await calls[each - 1]) == f"answer {each}"
-        assert text_of(await ask(gateway)) == "answer 3"
-        assert len(up.asked) == 3
-
-
-async def test_an_older_call_that_ends_does_not_take_from_a_newer_one_what_it_fetches() -> None:
-    gates = [asyncio.Event() for _ in range(4)]
-    count = 0
-
-    async def script(asked: Asked) -> None:
-        nonlocal count
-        count += 1
-        mine = count
-        await gates[mine].wait()
-        await asked.wire.whole(200, answer(f"answer {mine}"))
-
-    anew = {"cache-control": "no-cache"}
-    async with house(script) as (gateway, _):
-        first = asyncio.create_task(ask(gateway))
-        await under_way(gateway, 1)
-        second = asyncio.create_task(ask(gateway, headers=anew))
-        await under_way(gateway, 2)
-        gates[1].set()
-        await first
-        third = asyncio.create_task(ask(gateway, headers=anew))
-        await under_way(gateway, 2)
-        gates[2].set()
-        await second
-        gates[3].set()
-        await third
-        assert text_of(await ask(gateway)) == "answer 3"
-
-
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_refusal_of_the_leaders_lowered_cap_is_its_own(stream: bool) -> None:
     go = asyncio.Event()
@@ -467,71 +319,46 @@ async def test_callers_whom_a_refusal_does_not_concern_do_not_wait_for_one_anoth
         assert (len(up.asked), most) == (8, 7)
 
 
-LONG = "u" * 128
+# ── what is told ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize(
-    ("one", "other"),
-    [(LONG + "ann", LONG + "bob"), ("ann\u0000", "ann?"), ("a\u200b1", "a\u200c1")],
-)
-async def test_users_whose_names_look_alike_share_nothing(one: str, other: str) -> None:
-    async with house(lambda asked: asked.wire.whole(200, answer("yes")), share="user") as (gateway, up):
-        for user in (one, other):
-            assert word(await ask(gateway, user=user)) == "miss"
-            response = await ask(gateway, user=user, temperature=1, headers={"idempotency-key": "k"})
-            assert "idempotent-replayed" not in response.headers or user == one
-        assert len(up.asked) == 4
+async def test_nothing_was_saved_where_nothing_was_answered() -> None:
+    """A hit that another policy takes back."""
+
+    class Blocks(Policy[None]):
+        async def screen(self, x: Exchange, chunk: Any) -> Any:
+            if x.caller.team == "guests":
+                raise Denied("no", code="blocked", status=403)
+            return chunk
+
+    async with house(lambda asked: asked.wire.whole(200, answer("yes")), groups=[["checkout", "guests"]]) as (
+        gateway,
+        _,
+    ):
+        gateway.app.pipeline._screens.append(Blocks())
+        await ask(gateway)
+        assert (await ask(gateway, key=OTHER)).status_code == 403
+        record = await gateway.record((await gateway.finished(2)).id)
+        assert not record.saved_nano
+        metrics = (await gateway.client.get("/metrics")).text
+        assert 'tollkeeper_saved_usd_total{team="guests"' not in metrics
 
 
-async def test_nor_do_those_whose_headers_are_no_unicode() -> None:
-    async with house(lambda asked: asked.wire.whole(200, answer("yes")), share="user") as (gateway, up):
-        for user in (b"ann\xe9", b"ann\xe8", LONG.encode() + b"ann", LONG.encode() + b"bob"):
-            body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "temperature": 0}
-            headers = [(b"authorization", f"Bearer {KEY}".encode()), (b"x-user-id", user)]
-            response = await gateway.client.post("/v1/chat/completions", json=body, headers=headers)
-            assert word(response) == "miss"
-        assert len(up.asked) == 4
+async def test_a_follower_keeps_the_answer_in_its_record_where_its_team_asks_for_content() -> None:
+    go = asyncio.Event()
 
+    async def script(asked: Asked) -> None:
+        await go.wait()
+        await say(asked, events(*LETTERS))
 
-async def test_a_users_key_is_its_own_where_users_do_not_share() -> None:
-    async with house(lambda asked: asked.wire.whole(200, answer("yes")), share="user") as (gateway, up):
-        for user in ("ann", "bob", "ann"):
-            headers = {"idempotency-key": "one", "x-user-id": user}
-            response = await ask(gateway, headers=headers, temperature=1)
-            assert response.status_code == 200
-        assert response.headers["idempotent-replayed"] == "true"
-        assert len(up.asked) == 2
+    def change(told: Any) -> None:
+        told["teams"]["checkout"]["content"] = "full"
 
-
-@pytest.mark.parametrize(
-    "more", [{"error": {"message": "boom"}}, {"choices": [{"index": 0, "finish_reason": "stop", "error": {"code": 1}}]}]
-)
-async def test_an_answer_beside_an_error_is_not_kept(more: dict[str, Any]) -> None:
-    async with house(lambda asked: asked.wire.whole(200, answer("yes", **more))) as (gateway, up):
-        for _ in range(2):
-            assert word(await ask(gateway)) == "miss"
-        assert len(up.asked) == 2
-
-
-@pytest.mark.parametrize(
-    ("data", "error", "kept"),
-    [([{"index": 0, "embedding": [0.5]}], None, True), ([], None, False), ([{"embedding": [0.5]}], {"code": 1}, False)],
-)
-async def test_embeddings_are_kept_that_are_there_and_beside_no_error(data: Any, error: Any, kept: bool) -> None:
-    body = json.dumps({"object": "list", "data": data, "error": error, "usage": USAGE, "model": "m"}).encode()
-    async with house(lambda asked: asked.wire.whole(200, body)) as (gateway, up):
-        for _ in range(2):
-            response = await gateway.client.post(
-                "/v1/embeddings", json={"model": "m", "input": "hi"}, headers={"authorization": f"Bearer {KEY}"}
-            )
-        assert word(response) == ("hit" if kept else "miss")
-        assert len(up.asked) == (1 if kept else 2)
-
-
-async def test_numbers_beyond_floats_are_asked_with_near_questions_on() -> None:
-    pytest.importorskip("wordllama")
-    async with house(lambda asked: asked.wire.whole(200, answer("yes")), semantic={}) as (gateway, _):
-        body = '{"model":"m","temperature":0,"messages":[{"role":"user","content":"How are you?","x":1e400}]}'
-        headers = {"authorization": f"Bearer {KEY}", "content-type": "application/json"}
-        response = await gateway.client.post("/v1/chat/completions", content=body, headers=headers)
-        assert response.status_code == 200, response.text
+    async with house(script, change) as (gateway, _):
+        calls = [asyncio.create_task(ask(gateway, stream=True)) for _ in range(2)]
+        await under_way(gateway, 2)
+        go.set()
+        await asyncio.gather(*calls)
+        await gateway.finished(2)
+        assert {x.cache for x in gateway.seen} == {"miss", "coalesced"}
+        assert ["".join(x.output) for x in gateway.seen] == [LETTERS] * 2

@@ -119,7 +119,6 @@ async def test_numbers_that_a_caller_sends_are_judged_and_those_of_a_schema_are_
         "41111111111111110e-1",
         "4111111111111111.0",
         "4111111111111110.9999999",
-        "4111111111111110.9999999",
     ],
 )
 async def test_a_number_is_found_however_it_is_written(number: str) -> None:
