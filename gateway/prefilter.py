@@ -27,8 +27,7 @@ _DECODED: Final = (
     r"[:,\[]\s*-?(?:[0-9][0-9.]*[eE]\+?[0-9]|[0-9]{8}[0-9]*(?:\.[0-9]|[eE]))",  # a number that is written as no other
     r'"(?:prompt|input)"\s*:\s*\[',
     r'"partial_image_b64"|"result"\s*:\s*"',
-    r'\[[^\x00]*"choices"\s*:|"choices"\s*:\s*\[[^\x00]*\[[^\x00]*"message"\s*:',  # lists that a reader may join …
-    r'"message"\s*:\s*\{[^\x00]*"\s*:\s*\[\s*[^\]\s]',  # … unless all such lists are of calls; must be the last
+    r'"message"\s*:\s*\{[^\x00]*"\s*:\s*\[\s*[^\]\s]',  # unless all such lists are of calls; must be the last
 )
 _LIST: Final = re.compile(rb'"((?:[^"\\]|\\.)*+)"\s*+:\s*+\[\s*+(?!\])')
 _UNJOINED: Final = frozenset({b"choices", b"tool_calls"})
@@ -83,6 +82,8 @@ class Prefilter:
         """
         if self._scan is None or len(body) > LONGEST or b"\0" in body:  # of another encoding
             return None
+        if (at := body.find(b'"choices"')) >= 0 and _lists_before(body, at):
+            return None
         asked = set([] if body.isascii() else self._folding)
         asked.update([at for at in self._others if not self._rules[at].assessor.spares(body)])
         plain, near = self._near(body)
@@ -121,6 +122,14 @@ class Prefilter:
             rest = ",".join([rule.name for at, rule in enumerate(self._rules) if at not in asked])
             found = self._rest[asked] = [self._rules[at] for at in asked], rest
         return found
+
+
+def _lists_before(body: bytes, choices: int) -> bool:
+    """Does an answer list anything before its one message, which a reader may join?  Where it has several: perhaps."""
+    first, message = body.find(b"["), body.find(b'"message"', choices)
+    if first < choices or message < 0:
+        return True
+    return body.find(b"[", first + 1, message) >= 0 or body.find(b'"message"', message + 1) >= 0
 
 
 def _without_labels(body: bytes) -> bytes:
