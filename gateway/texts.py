@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from gateway.assessor import Scanner
-from gateway.dialects import NAME, Part, Place, stage_of
+from gateway.dialects import NAME, TOOL_TEXT, Part, Place, stage_of
 from gateway.escapes import Escapes
 from gateway.masking import MASKED
 from gateway.patterns import Found, merged
@@ -128,14 +128,15 @@ class Texts:
         return changes
 
     def _joined(self, stages: frozenset[str], patterns: bool) -> Iterator[tuple[str, Joined]]:
+        wanted = stages | {TOOL_TEXT} if stage_of(TOOL_TEXT) in stages else stages
         mine = [
             (at, part)
             for at, part in enumerate(self._parts)
-            if stage_of(part.kind) in stages and (patterns or not short_name(part))
+            if part.kind in wanted and (patterns or not short_name(part))
         ]
         if not mine:
             return
-        kinds = {stage_of(part.kind) for _, part in mine}
+        kinds = {stage_of(kind) for kind in {part.kind for _, part in mine}}
         stage = "input" if "input" in kinds else min(kinds)
         yield stage, Joined([(self._starts[at], part) for at, part in mine])
         for run in _messages(mine):

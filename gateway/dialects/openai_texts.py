@@ -45,6 +45,7 @@ _GIVEN: Final = frozenset(
     "document_url video_url audio_url images image video file_uri fileUri file_ids inline_data inlineData "  # noqa: SIM905
     "file_data fileData input_image_mask".split()
 )
+_NAMING: Final = _FETCHED | _GIVEN
 _INLINE: Final = {"text": {"type", "media_type", "data"}, "content": {"type", "content"}}  # sources that are read here
 _SOURCES: Final = frozenset({"arguments", "partial_json"})  # JSON in JSON, where they are strings
 _ARGUMENTS: Final = _SOURCES | {"tool_calls", "function_call"}
@@ -264,7 +265,7 @@ def _field(name: str, value: Any, place: Place, kind: str, found: list[Part], fr
         if (name in _MEDIA and _is_base64(value)) or _is_data(value):
             found.append(Part((*place, name), "", "media"))
             return
-        if (name in _FETCHED or name in _GIVEN) and value and _fetches(name, value, place, kind):
+        if name in _NAMING and value and _fetches(name, value, place, kind):
             found.append(Part((*place, name), "", "media"))
         if name in _REPEATED and not free and _BASE64.fullmatch(value):
             return
@@ -276,7 +277,7 @@ def _field(name: str, value: Any, place: Place, kind: str, found: list[Part], fr
             if text := tokens(value):
                 found.append(Part((*place, name), text, kind))
             return
-        if (name in _FETCHED or name in _GIVEN) and value and _fetches(name, value, place, kind):
+        if name in _NAMING and value and _fetches(name, value, place, kind):
             found.append(Part((*place, name), "", "media"))
         free = free or name not in _OURS or (kind == TOOL_TEXT and name in _OBJECTS)
         _walk(value, (*place, name), TOOL_TEXT if name in _ARGUMENTS else kind, found, free)
@@ -300,7 +301,7 @@ def _fetches(name: str, value: Any, place: Place, kind: str) -> bool:
 
 
 def _is_data(text: str) -> bool:
-    return text[:5].lower() == "data:" and _DATA_URL.match(text) is not None
+    return text[:1] in ("d", "D") and _DATA_URL.match(text) is not None
 
 
 def _number(value: Any, place: Place, kind: str, found: list[Part]) -> None:
