@@ -24,11 +24,12 @@ _DECODED: Final = (
     r'"(?:document_url|video_url|audio_url|images?|video|file_uri|fileUri|file_ids|inline_data|inlineData|fileData|'
     r'input_image_mask)"',
     r'"[dD][aA][tT][aA]:',
-    r"[:,\[]\s*-?(?:[0-9][0-9.]*[eE]\+?[0-9]|[0-9]{8}[0-9]*(?:\.[0-9]|[eE]))",  # a number that is written as no other
     r'"(?:prompt|input)"\s*:\s*\[',
     r'"partial_image_b64"|"result"\s*:\s*"',
     r'"message"\s*:\s*\{[^\x00]*"\s*:\s*\[\s*[^\]\s]',  # unless all such lists are of calls; must be the last
 )
+# So must a number that is written as no other: with an exponent, or a fraction that may round.
+_NUMBER: Final = Hint(r"[:,\[]\s*-?(?:[0-9][0-9.]*[eE]\+?[0-9]|[0-9]{8}[0-9]*(?:\.[0-9]|[eE]))", digits=True)
 _LIST: Final = re.compile(rb'"((?:[^"\\]|\\.)*+)"\s*+:\s*+\[\s*+(?!\])')
 _UNJOINED: Final = frozenset({b"choices", b"tool_calls"})
 # What nobody reads, and is full of digits (gateway/dialects: identifiers and enumerations): in the JSON's own fields …
@@ -55,7 +56,7 @@ class Look:
                 self.places[scanner] = range(len(hints), len(hints) + len(own))
                 hints += own
         self.least = len(hints)  # from this number on they are those that call for decoding
-        self.scan = hinting([*hints, *map(Hint, _DECODED)]) if hints else None
+        self.scan = hinting([*hints, _NUMBER, *map(Hint, _DECODED)]) if hints else None
 
 
 class Prefilter:
@@ -72,7 +73,7 @@ class Prefilter:
         usable = self._scanners.items() if self.usable else ()
         self._owners = {hint: (at, place) for at, one in usable for place, hint in enumerate(look.places[one])}
         self._scan, self._least = look.scan if self.usable else None, look.least
-        self._list = look.least + len(_DECODED) - 1
+        self._list = look.least + len(_DECODED)
         self._rest: dict[tuple[int, ...], tuple[list[Rule], str]] = {}
 
     def suspects(self, body: bytes) -> tuple[list[Rule], str] | None:
