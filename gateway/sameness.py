@@ -51,7 +51,7 @@ _FRAMES: Final = tuple(
         (r"\bcan(?:'t|not)\b", "can not"),
         (r"n't\b", " not"),
         (r"^(?:hi|hello|hey)(?: there)?\b[,.!]? ?", ""),
-        (r"[,.!?]? (?:thanks|thank you|please)[.!]*$", ""),
+        (r"[,.!?]? (?:thanks|thank you|please)(?=[.!?]*$)", ""),
         (_BEGIN + r"(?:can|could|would|will) you (?=(?:please|" + _WANTED + r")\b)(?:please )?", ""),
         (_BEGIN + r"(?:(?:tell|give|show|help) me|let me know)\b ?", ""),
         (_BEGIN + r"(write|find|recommend|suggest) me\b", r"\1"),

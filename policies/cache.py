@@ -212,7 +212,7 @@ class Cache(Policy[_Seat]):
 
     async def _under_way(self, question: Question, now: Generations | None) -> Flight | None:
         """The flight that may be joined: one that began before its team, key or model was forgotten is not."""
-        leads = next((seat for seat in self._flights.get(question.key, ()) if not seat.alone), None)
+        leads = next((seat for seat in reversed(self._flights.get(question.key, ())) if not seat.alone), None)
         if leads is None or leads.question is None:
             return None
         if (leads.question.team, leads.question.caller) != (question.team, question.caller):
