@@ -231,9 +231,8 @@ class Holding:
 
     async def _take_event(self, raw: bytes) -> None:
         data = sse.data(raw)
-        if (
-            data is None or not data.strip()
-        ):  # a comment may hold text too; what is left of it keeps the connection alive
+        if data is None or not data.strip():
+            # A comment may hold text too; what is left of it keeps the connection alive.
             self._queued(b":\n\n", b"", None)
             return
         if data.strip() == b"[DONE]":

@@ -137,8 +137,8 @@ _NO_PLURAL: Final = _words(
 class Facts(NamedTuple):
     """What a question turns on; each in its order."""
 
-    turns: tuple[str, ...]  # numbers, names, negations, words with an opposite, what is asked for
-    words: tuple[str, ...]  # all that carry meaning
+    turns: tuple[str, ...]  # numbers, names, signs, negations, words with an opposite, who is meant, what is asked for
+    words: tuple[str, ...]  # all of them
 
 
 def facts(text: str) -> Facts | None:

@@ -217,23 +217,23 @@ def _label(x: Exchange, headers: Mapping[bytes, bytes]) -> None:
         return  # most requests carry none
     for name in _SESSION:
         if name in headers:
-            x.session = _text(headers[name])
+            x.session = _named(headers[name])
             break
     for name in _USER:
         if name in headers:
-            x.user = _text(headers[name])
+            x.user = _named(headers[name])
             break
     if b"x-feature" in headers:
-        x.feature = _text(headers[b"x-feature"])
+        x.feature = _named(headers[b"x-feature"])
     tags: list[str] = []
     for name in _TAGS:
         if name in headers:
-            tags += [tag.strip() for tag in _text(headers[name]).split(",")]
+            tags += [tag.strip() for tag in printable(headers[name].decode(errors="replace")).split(",")]
     if b"x-portkey-metadata" in headers:
         _read_metadata(x, headers[b"x-portkey-metadata"], tags)
     for name in headers:
         if name.startswith(_PROPERTY):
-            tags.append(f"{name[len(_PROPERTY) :].decode()}={_text(headers[name])}")
+            tags.append(f"{name[len(_PROPERTY) :].decode()}={printable(headers[name].decode(errors='replace'))}")
     if tags:
         x.tags = tuple(tag for tag in tags if tag)[:32]
 
@@ -247,5 +247,5 @@ def _read_metadata(x: Exchange, raw: bytes, tags: list[str]) -> None:
     tags += [printable(f"{name}={value}") for name, value in said.items()]
 
 
-def _text(value: bytes) -> str:
+def _named(value: bytes) -> str:
     return named(value.decode("utf-8", "surrogateescape"))
